@@ -1,0 +1,191 @@
+"""Run a pipeline by the names of its inputs and outputs, whatever its components are called."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from haystack import Document, Pipeline
+from haystack.dataclasses import GeneratedAnswer
+
+from gr_components.errors import ConfigError
+from gr_pipelines.definition import Definition, did_you_mean, read
+from gr_pipelines.loading import build
+
+_QUERY_SOCKETS = ("query", "text", "question")
+_RESULT_SOCKETS = ("documents", "answers")
+
+
+@dataclass(frozen=True)
+class Interface:
+    """
+    What goes into a pipeline and what comes out.
+
+    :param inputs: For each name the sockets `(component, socket)` that get the value.
+    :param outputs: For each name the socket that has the result.
+    """
+
+    inputs: dict[str, tuple[tuple[str, str], ...]]
+    outputs: dict[str, tuple[str, str]]
+
+    @classmethod
+    def of(cls, pipeline: Pipeline, definition: Definition) -> "Interface":
+        """
+        Read the sections `inputs` and `outputs`; without them, take the open sockets of the usual names.
+
+        :param pipeline: The pipeline built from the definition.
+        :param definition: The definition.
+        :raises ConfigError: If a section names a component or socket that does not exist.
+        """
+        declared = definition.body.get("inputs") or {}
+        results = definition.body.get("outputs") or {}
+        available = pipeline.inputs(include_components_with_connected_inputs=True)
+        produced = pipeline.outputs(include_components_with_connected_outputs=True)
+        inputs = {
+            name: tuple(
+                _socket(definition.name, path, available) for path in ([paths] if isinstance(paths, str) else paths)
+            )
+            for name, paths in declared.items()
+        }
+        outputs = {name: _socket(definition.name, path, produced) for name, path in results.items()}
+        return cls(inputs or _open_inputs(pipeline), outputs or _open_outputs(pipeline))
+
+
+class QueryPipeline:
+    """
+    A loaded search or question answering pipeline with one method for each.
+
+    ```python
+    from gr_pipelines import QueryPipeline
+
+    with QueryPipeline("bm25", store="my-store") as search:
+        documents = search.documents("Who wrote Faust?", top_k=5)
+    ```
+
+    :param name_or_path: A shipped name or the path of a YAML file.
+    :param parameters: Values for the definition's parameters.
+    """
+
+    def __init__(self, name_or_path: str | Path, **parameters: Any) -> None:
+        definition = read(name_or_path)
+        self.name = definition.name
+        self.pipeline = build(definition, **parameters)
+        self.interface = Interface.of(self.pipeline, definition)
+
+    def run(self, query: str, *, top_k: int | None = None, filters: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """
+        Run once and return all named outputs.
+
+        :param query: Query or question.
+        :param top_k: Number of documents; None for the pipeline's own setting.
+        :param filters: Haystack filters; None for the pipeline's own setting.
+        :raises ConfigError: If the pipeline has no input for a value that was given.
+        """
+        values = {"query": query, "top_k": top_k, "filters": None if filters is None else dict(filters)}
+        data: dict[str, dict[str, Any]] = {}
+        for name, value in values.items():
+            if value is None:
+                continue
+            if name not in self.interface.inputs:
+                msg = f"Pipeline '{self.name}' has no input '{name}'; add it to its section 'inputs'."
+                raise ConfigError(msg)
+            for component, socket in self.interface.inputs[name]:
+                data.setdefault(component, {})[socket] = value
+        wanted = {component for component, _ in self.interface.outputs.values()}
+        results = self.pipeline.run(data, include_outputs_from=wanted)
+        return {
+            name: results[component][socket]
+            for name, (component, socket) in self.interface.outputs.items()
+            if socket in results.get(component, {})
+        }
+
+    def documents(
+        self, query: str, *, top_k: int | None = None, filters: Mapping[str, Any] | None = None
+    ) -> list[Document]:
+        """
+        Search.
+
+        :param query: The query.
+        :param top_k: Number of documents; None for the pipeline's own setting.
+        :param filters: Haystack filters.
+        :raises ConfigError: If the pipeline has no output `documents`.
+        """
+        self.require("documents")
+        found: list[Document] = self.run(query, top_k=top_k, filters=filters).get("documents", [])
+        return found
+
+    def answers(self, question: str, *, filters: Mapping[str, Any] | None = None) -> list[GeneratedAnswer]:
+        """
+        Answer a question.
+
+        :param question: The question.
+        :param filters: Haystack filters for the passages.
+        :raises ConfigError: If the pipeline has no output `answers`.
+        """
+        self.require("answers")
+        found: list[GeneratedAnswer] = self.run(question, filters=filters).get("answers", [])
+        return found
+
+    def require(self, output: str) -> None:
+        """
+        Check that the pipeline has an output.
+
+        :param output: `documents` or `answers`.
+        :raises ConfigError: If it has not.
+        """
+        if output not in self.interface.outputs:
+            has = ", ".join(self.interface.outputs) or "none"
+            other = "a pipeline with a reader, such as qa" if output == "answers" else "a pipeline with a retriever"
+            msg = f"Pipeline '{self.name}' has no output '{output}' (it has: {has}). Use {other}."
+            raise ConfigError(msg)
+
+    def warm_up(self) -> None:
+        """Load all models."""
+        self.pipeline.warm_up()
+
+    def close(self) -> None:
+        """Free models and stores."""
+        self.pipeline.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+
+def _socket(pipeline: str, path: Any, sockets: dict[str, dict[str, Any]]) -> tuple[str, str]:
+    component, _, socket = str(path).partition(".")
+    if component not in sockets:
+        msg = f"Pipeline '{pipeline}': '{path}' names no component.{did_you_mean(component, sockets)}"
+        raise ConfigError(msg)
+    if socket not in sockets[component]:
+        known = sockets[component]
+        msg = f"Pipeline '{pipeline}': component '{component}' has no socket '{socket}'.{did_you_mean(socket, known)}"
+        raise ConfigError(msg)
+    return component, socket
+
+
+def _open_inputs(pipeline: Pipeline) -> dict[str, tuple[tuple[str, str], ...]]:
+    found: dict[str, list[tuple[str, str]]] = {}
+    for component, sockets in pipeline.inputs().items():
+        for socket in sockets:
+            name = "query" if socket in _QUERY_SOCKETS else socket
+            if name in ("query", "filters"):
+                found.setdefault(name, []).append((component, socket))
+    last = [name for name, sockets in pipeline.outputs().items() if "documents" in sockets]
+    openings = pipeline.inputs()
+    tops = [(name, "top_k") for name in last if "top_k" in openings.get(name, {})]
+    if tops:
+        found["top_k"] = tops
+    return {name: tuple(sockets) for name, sockets in found.items()}
+
+
+def _open_outputs(pipeline: Pipeline) -> dict[str, tuple[str, str]]:
+    return {
+        socket: (component, socket)
+        for component, sockets in pipeline.outputs().items()
+        for socket in sockets
+        if socket in _RESULT_SOCKETS
+    }
