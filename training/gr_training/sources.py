@@ -1,0 +1,249 @@
+"""
+What recipes read: passages, questions and judgements from files, with licences and hashes, and nothing held out.
+
+A path may be `package:NAME/FILE`, a file inside an installed Python package, such as the demo's corpus.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+from gr_components.data import (
+    Passage,
+    Question,
+    leaks,
+    normalise,
+    read_corpus,
+    read_ids,
+    read_qrels,
+    read_questions,
+    select,
+)
+from gr_components.data.candidates import file_hash
+from gr_components.errors import DataError
+from gr_components.models.resolve import resolve_model
+from gr_components.progress import Reporter, Silent
+from gr_training.config import STRICT_KEYS, checked_dataclass
+
+
+@checked_dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
+class SourceConfig:
+    """
+    One training set.
+
+    :param name: Shown in logs and in the model card.
+    :param corpus: JSONL of passages.
+    :param questions: JSONL of questions.
+    :param qrels: Judgements; a grade of 1 and more makes a passage a positive.
+    :param ids: Files with the ids of the questions to use; all questions if empty.
+    :param licence: SPDX name or what the source states; the model's licence follows from it.
+    :param weight: How often each question is seen per pass; 0.5 takes every second one, by seed.
+    :param optional: Whether training goes on without it when its files are missing.
+    """
+
+    name: str
+    corpus: str
+    questions: str
+    qrels: str
+    ids: tuple[str, ...] = ()
+    licence: str
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    optional: bool = False
+
+
+@checked_dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
+class HeldOutConfig:
+    """
+    Questions that must not be trained on; training questions with the same words are dropped.
+
+    :param questions: JSONL of questions.
+    :param ids: Files with their ids; all questions if empty.
+    """
+
+    questions: str
+    ids: tuple[str, ...] = ()
+
+
+@checked_dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
+class ValidationConfig:
+    """
+    Questions that select the model.
+
+    :param corpus: JSONL of passages that are searched.
+    :param questions: JSONL of questions.
+    :param qrels: Judgements.
+    :param ids: Files with the ids of the questions to use; all questions if empty.
+    :param sample: How many questions, drawn by `seed`; 0 takes all.
+    :param seed: Of the draw.
+    """
+
+    corpus: str
+    questions: str
+    qrels: str
+    ids: tuple[str, ...] = ()
+    sample: Annotated[int, Field(ge=0)] = 0
+    seed: int = 13
+
+
+@dataclass(frozen=True)
+class QuestionSet:
+    """
+    A set in memory.
+
+    :param name: Its name.
+    :param passages: All passages of its corpus.
+    :param questions: The questions in use.
+    :param positives: For each question the rows of its relevant passages.
+    :param qrels: Judgements of the questions in use.
+    :param licence: As stated.
+    :param weight: How often each question is seen per pass.
+    :param files: SHA-256 of what was read, by path as the recipe writes it.
+    """
+
+    name: str
+    passages: list[Passage]
+    questions: list[Question]
+    positives: list[list[int]]
+    qrels: dict[str, dict[str, int]]
+    licence: str = ""
+    weight: float = 1.0
+    files: dict[str, str] | None = None
+
+
+def local_file(path: str) -> Path:
+    """
+    Return the file that a recipe's path names.
+
+    :param path: A path, relative to the working directory, or `package:NAME/FILE`.
+    :raises DataError: If there is no such file.
+    """
+    if path.startswith("package:"):
+        folder, _, name = path.rpartition("/")
+        found = resolve_model(folder if "/" in folder else f"{folder}/.") / name
+    else:
+        found = Path(path).expanduser()
+    if not found.is_file():
+        msg = f"There is no file '{path}' (looked for '{found.absolute()}')."
+        raise DataError(msg)
+    return found
+
+
+def load_sources(
+    sources: Sequence[SourceConfig], held_out: Sequence[HeldOutConfig] = (), report: Reporter | None = None
+) -> list[QuestionSet]:
+    """
+    Read training sets; drop questions that are held out and questions without a positive passage.
+
+    :param sources: Which sets.
+    :param held_out: Questions that must not be trained on.
+    :param report: Told what was read and dropped.
+    :raises DataError: If a file is missing or nothing is left to train on.
+    """
+    report = report or Silent()
+    forbidden = [question.text for config in held_out for question in _questions(config.questions, config.ids)]
+    sets = []
+    for source in sources:
+        try:
+            for path in (source.corpus, source.questions, source.qrels, *source.ids):
+                local_file(path)
+        except DataError as error:
+            if not source.optional:
+                raise
+            report.event("data skipped", name=source.name, reason=str(error))
+            continue
+        loaded = _load(source, forbidden)
+        report.event("data", name=source.name, passages=len(loaded.passages), questions=len(loaded.questions))
+        sets.append(loaded)
+    if not any(each.questions for each in sets):
+        msg = f"No training question is left in {[source.name for source in sources]}: check files, ids and judgements."
+        raise DataError(msg)
+    return sets
+
+
+def load_validation(config: ValidationConfig) -> QuestionSet:
+    """
+    Read the validation set.
+
+    :param config: Which questions.
+    :raises DataError: If a file is missing, or no question has a relevant passage.
+    """
+    questions = _questions(config.questions, config.ids)
+    if 0 < config.sample < len(questions):
+        rows = np.random.default_rng(config.seed).choice(len(questions), config.sample, replace=False)
+        questions = [questions[row] for row in sorted(rows)]
+    loaded = _assemble("validation", config.corpus, questions, config.qrels)
+    if not loaded.questions:
+        msg = f"No validation question of '{config.questions}' has a relevant passage in '{config.qrels}'."
+        raise DataError(msg)
+    files = _hashes((config.corpus, config.questions, config.qrels, *config.ids))
+    return QuestionSet(loaded.name, loaded.passages, loaded.questions, loaded.positives, loaded.qrels, files=files)
+
+
+def weighted_rows(sets: Sequence[QuestionSet], seed: int) -> list[tuple[int, int]]:
+    """
+    Return (set, question) of every training example of one pass, questions repeated as the weights say.
+
+    :param sets: Training sets.
+    :param seed: Decides which questions a fractional weight takes.
+    """
+    rows: list[tuple[int, int]] = []
+    for number, each in enumerate(sets):
+        whole, part = divmod(each.weight, 1.0)
+        chosen = np.random.default_rng((seed, number)).random(len(each.questions)) < part
+        for row, extra in enumerate(chosen):
+            rows += [(number, row)] * (int(whole) + int(extra))
+    return rows
+
+
+def check_no_leaks(held_out: Iterable[HeldOutConfig], texts: Iterable[str]) -> None:
+    """
+    Make sure that no held-out question is among texts that are trained on.
+
+    :param held_out: Questions that must not be trained on.
+    :param texts: Sources and targets.
+    :raises DataError: If one is, showing it.
+    """
+    forbidden = [question.text for config in held_out for question in _questions(config.questions, config.ids)]
+    found = leaks(forbidden, texts)
+    if found:
+        msg = f"{len(found)} held-out questions are in the training texts, such as {found[0].question!r}."
+        raise DataError(msg)
+
+
+def _load(source: SourceConfig, forbidden: Sequence[str]) -> QuestionSet:
+    banned = {normalise(text) for text in forbidden}
+    questions = [q for q in _questions(source.questions, source.ids) if normalise(q.text) not in banned]
+    loaded = _assemble(source.name, source.corpus, questions, source.qrels)
+    files = _hashes((source.corpus, source.questions, source.qrels, *source.ids))
+    return QuestionSet(loaded.name, loaded.passages, loaded.questions, loaded.positives, loaded.qrels,
+                       source.licence, source.weight, files)  # fmt: skip
+
+
+def _assemble(name: str, corpus: str, questions: Sequence[Question], qrels: str) -> QuestionSet:
+    passages = list(read_corpus(local_file(corpus)))
+    row_of = {passage.id: row for row, passage in enumerate(passages)}
+    judged = read_qrels(local_file(qrels))
+    kept: list[Question] = []
+    positives: list[list[int]] = []
+    for question in questions:
+        rows = [row_of[d] for d, grade in judged.get(question.id, {}).items() if grade > 0 and d in row_of]
+        if rows:
+            kept.append(question)
+            positives.append(rows)
+    return QuestionSet(name, passages, kept, positives, {question.id: judged[question.id] for question in kept})
+
+
+def _questions(path: str, ids: Sequence[str]) -> list[Question]:
+    questions = list(read_questions(local_file(path)))
+    if not ids:
+        return questions
+    wanted = [identity for name in ids for identity in read_ids(local_file(name))]
+    return select(questions, wanted)
+
+
+def _hashes(paths: Iterable[str]) -> dict[str, str]:
+    return {path: file_hash(local_file(path)) for path in paths}
