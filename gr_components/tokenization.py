@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
-from gr_components.errors import ModelNotFoundError
+from gr_components.errors import ConfigError, ModelNotFoundError
 
 _SPECIAL_NAMES = ("pad", "unk", "cls", "sep", "mask", "bos", "eos")
 
@@ -34,12 +34,25 @@ class Encoded:
     offsets: list[tuple[int, int]]
 
 
+@dataclass(frozen=True)
+class Templated:
+    """
+    One text or pair of texts in the tokenizer's own template, such as `[CLS] query [SEP] passage [SEP]`.
+
+    :param ids: Token ids.
+    :param type_ids: Segment of each token, as BERT's `token_type_ids`.
+    """
+
+    ids: list[int]
+    type_ids: list[int]
+
+
 class TextTokenizer:
     """
     A tokenizer with its special tokens.
 
     :param tokenizer: The tokenizer; its truncation and padding are switched off.
-    :param special: Ids of special tokens by role (`pad`, `unk`, `cls`, `sep`, `mask`, `bos`, `eos`); roles may be absent.
+    :param special: Ids of special tokens by role (`pad`, `unk`, `cls`, `sep`, `mask`, `bos`, `eos`), each optional.
     """
 
     def __init__(self, tokenizer: Tokenizer, special: dict[str, int]) -> None:
@@ -72,8 +85,9 @@ class TextTokenizer:
                 for role in _SPECIAL_NAMES:
                     token = config.get(f"{role}_token")
                     token = token["content"] if isinstance(token, dict) else token
-                    if role not in special and isinstance(token, str) and tokenizer.token_to_id(token) is not None:
-                        special[role] = tokenizer.token_to_id(token)
+                    index = tokenizer.token_to_id(token) if isinstance(token, str) else None
+                    if role not in special and index is not None:
+                        special[role] = index
         return cls(tokenizer, special)
 
     @property
@@ -98,7 +112,9 @@ class TextTokenizer:
         self._tokenizer.save(str(folder / "tokenizer.json"))
         roles = {f"{role}_token": self.token(index) for role, index in self.special.items()}
         config = {"tokenizer_class": "PreTrainedTokenizerFast", **roles}
-        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
+        (folder / "tokenizer_config.json").write_text(
+            json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8"
+        )
 
     def token(self, index: int) -> str:
         """
@@ -126,6 +142,43 @@ class TextTokenizer:
         """
         return [encoding.ids for encoding in self._encode(list(texts), special)]
 
+    def encode_templated(
+        self, firsts: Sequence[str], seconds: Sequence[str] | None = None, *, max_length: int | None = None
+    ) -> list[Templated]:
+        """
+        Token ids of texts or pairs of texts in the tokenizer's template, truncated as transformers does it.
+
+        Texts are cut on the right; of a pair, the longer text is cut first (`longest_first`).
+
+        :param firsts: Texts, or the first texts of pairs.
+        :param seconds: The second texts of pairs, as many as `firsts`.
+        :param max_length: Largest number of tokens, those of the template included; None for no limit.
+        :raises ConfigError: If `max_length` leaves no room for text.
+        """
+        room = None
+        if max_length is not None:
+            reserved = int(self._tokenizer.num_special_tokens_to_add(seconds is not None))
+            room = max_length - reserved
+            if room < 1:
+                msg = f"max_length must be at least {reserved + 1} for this tokenizer, got {max_length}."
+                raise ConfigError(msg)
+        texts = list(dict.fromkeys([*firsts, *(seconds or ())]))
+        plain = dict(zip(texts, self._encode(texts, special=False), strict=True))
+        if seconds is None:
+            pairs: list[tuple[Encoding, Encoding | None]] = [(plain[text], None) for text in firsts]
+        else:
+            pairs = [(plain[first], plain[second]) for first, second in zip(firsts, seconds, strict=True)]
+        with self._lock:
+            return [self._template(first, second, room) for first, second in pairs]
+
+    def _template(self, first: Encoding, second: Encoding | None, room: int | None) -> Templated:
+        if room is not None:
+            cut_first, cut_second = _longest_first(len(first), 0 if second is None else len(second), room)
+            first = _truncated(first, cut_first)
+            second = None if second is None else _truncated(second, cut_second)
+        encoding = self._tokenizer.post_process(first, second)
+        return Templated(list(encoding.ids), list(encoding.type_ids))
+
     def encode_with_offsets(self, texts: Sequence[str]) -> list[Encoded]:
         """
         Token ids and character offsets of texts, without special tokens.
@@ -144,7 +197,7 @@ class TextTokenizer:
         return str(self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=skip_special))
 
     @property
-    def continuation_V(self) -> npt.NDArray[np.bool_]:  # noqa: N802 - shape suffix
+    def continuation_V(self) -> npt.NDArray[np.bool_]:
         """
         For each id, whether the token continues a word rather than starting one (WordPiece `##`, BPE without `Ġ`/`▁`).
 
@@ -173,7 +226,27 @@ class TextTokenizer:
             return list(self._tokenizer.encode_batch(texts, add_special_tokens=special))
 
 
-def pad(rows: Sequence[Sequence[int]], pad_id: int, length: int | None = None) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+def _truncated(encoding: Encoding, length: int) -> Encoding:
+    if len(encoding) <= length:
+        return encoding
+    copy = Encoding.merge([encoding], growing_offsets=False)  # `truncate` works in place, and texts are shared
+    copy.truncate(length)
+    return copy
+
+
+def _longest_first(first: int, second: int, room: int) -> tuple[int, int]:
+    """Lengths after taking tokens from the longer of two texts until both fit."""
+    short, long = sorted((first, second))
+    long = max(short, room - short) if short <= room else short
+    if short + long > room:
+        short = room // 2
+        long = short + room % 2
+    return (short, long) if first <= second else (long, short)
+
+
+def pad(
+    rows: Sequence[Sequence[int]], pad_id: int, length: int | None = None
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
     """
     Pad rows on the right.
 
