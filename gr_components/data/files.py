@@ -19,11 +19,12 @@ from gr_components.errors import DataError
 _MAX_SHOWN = 120
 
 
-def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
+def read_lines(path: str | Path, *, blank: bool = False) -> Iterator[tuple[int, str]]:
     """
-    Yield the lines of a UTF-8 file with their numbers, blank ones left out.
+    Yield the lines of a UTF-8 file with their numbers.
 
     :param path: The file; `.gz` and `.xz` are decompressed.
+    :param blank: Whether blank lines are yielded too.
     :returns: Pairs of line number, from 1, and the line without its end.
     :raises DataError: If the file is missing, is not UTF-8, or its compressed data are damaged.
     """
@@ -35,13 +36,16 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
                 line = _decode(raw, path, number).rstrip("\r\n")
                 if number == 1:
                     line = line.removeprefix("\ufeff")
-                if line.strip():
+                if blank or line.strip():
                     yield number, line
     except (FileNotFoundError, IsADirectoryError) as error:
         msg = f"There is no file '{path}'."
         raise DataError(msg) from error
+    except PermissionError as error:
+        msg = f"'{path}' may not be read: {error.strerror}."
+        raise DataError(msg) from error
     except (EOFError, gzip.BadGzipFile, lzma.LZMAError, OSError) as error:
-        msg = f"'{path}' cannot be read beyond line {number}: {error}. It may be cut off, or not {path.suffix} at all."
+        msg = f"'{path}' cannot be read beyond line {number}: {error}. It may be cut off or of another format."
         raise DataError(msg) from error
 
 

@@ -1,0 +1,51 @@
+import pytest
+
+from gr_components.data import Candidate, Key, check_inputs, read_candidates, write_candidates
+from gr_components.errors import DataError, ProvenanceError
+
+CANDIDATES = [
+    Candidate("q", "d1", 1, 12.5, 1, "qrels", (Key("the cup", "body", -1.5, 3),), {"bm25": 7.0}),
+    Candidate("q", "d2", 2, 3.0),
+]
+
+
+@pytest.fixture
+def written(tmp_path):
+    (tmp_path / "input.tsv").write_text("q\td1\t1\n")
+    path = tmp_path / "candidates.jsonl.gz"
+    write_candidates(path, CANDIDATES, made_by={"stage": "mine"}, inputs=[tmp_path / "input.tsv"])
+    return path
+
+
+def test_round_trip_and_provenance(written):
+    assert list(read_candidates(written)) == CANDIDATES
+    assert check_inputs(written)["made_by"] == {"stage": "mine"}
+
+
+def test_a_changed_input_is_refused(written):
+    source = written.parent / "input.tsv"
+    source.write_text("q\td1\t0\n")
+    with pytest.raises(ProvenanceError, match=r"input\.tsv' changed since"):
+        check_inputs(written)
+    source.unlink()
+    with pytest.raises(ProvenanceError, match=r"input\.tsv', which is gone"):
+        check_inputs(written)
+
+
+def test_a_changed_or_undocumented_candidate_file_is_refused(written):
+    written.write_bytes(written.read_bytes() + b"\0")
+    with pytest.raises(ProvenanceError, match=r"candidates\.jsonl\.gz' changed"):
+        check_inputs(written)
+    (written.parent / "candidates.jsonl.gz.meta.json").unlink()
+    with pytest.raises(ProvenanceError, match="nobody knows what it was made from"):
+        check_inputs(written)
+
+
+def test_bad_lines_are_named(tmp_path):
+    path = tmp_path / "c.jsonl"
+    path.write_text('{"query": "q", "document": "d", "rank": 1}')
+    with pytest.raises(DataError, match=r"c\.jsonl, line 1: not a candidate \(.*score"):
+        list(read_candidates(path))
+    path.write_text('{"query": "q", "document": "d", "rank": 1, "score": 1.0, "label_source": "guess"}')
+    with pytest.raises(DataError, match="label_source must be one of qrels, answer_string, pseudo, got 'guess'"):
+        list(read_candidates(path))
