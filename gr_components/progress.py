@@ -2,7 +2,7 @@
 Progress as events: library code emits them, one renderer shows them.
 
 An operation of known or unknown length is a `Task`; code that does the work calls `task.advance()`. Where the events
-go is decided by the caller through a `Reporter`; the default is silence. Nothing here prints unless `console()` is asked for.
+go is decided by the caller through a `Reporter`; the default is silence. Only a `Console` writes.
 """
 
 import json
@@ -124,7 +124,7 @@ class Console:
         if self._stream.isatty():
             tqdm.write(line, file=self._stream)
         else:
-            print(line, file=self._stream, flush=True)  # noqa: T201 - the one renderer
+            print(line, file=self._stream, flush=True)
 
 
 class Task:
@@ -186,7 +186,9 @@ def reporter(progress_bar: bool) -> Reporter:
 
 
 def _format(fields: dict[str, Any]) -> str:
-    return " ".join(f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in fields.items())
+    return " ".join(
+        f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in fields.items()
+    )
 
 
 def _duration(seconds: float) -> str:

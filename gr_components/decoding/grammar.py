@@ -1,22 +1,24 @@
 """
-The identifier grammar: which token sequences a generative retriever writes, and how a document is laid out in the index.
+The identifier grammar: which token sequences a generative retriever writes, and how documents lie in the index.
 
-A *view* is one kind of identifier (body n-gram, title, pseudo-query). A *field* is one token text of the suffix index in
-which a view's identifiers must occur. Stored in `gr_model.json`, so that model, index and trainer cannot disagree.
+A *view* is one kind of identifier (body n-gram, title, pseudo-query). A *field* is one token text of the suffix index
+in which a view's identifiers must occur. Stored in `gr_model.json`, so that model, index and trainer cannot disagree.
 
 Two layouts are shipped:
 
 - `reserved` (WordPiece models trained here): each view has a field of its own and a reserved `[unusedN]` token as the
   decoder's start token; one encoding of the query serves all views. Text can never produce a reserved token.
 - `markers` (BART, as SEAL https://arxiv.org/abs/2204.10628 and MINDER https://arxiv.org/abs/2305.16675): one field
-  "title @@ body || query @@ ...", view names are written into the encoder's input, identifiers start and end at markers.
+  "title @@ body || query @@ ..."; view names are written into the encoder's input; markers delimit identifiers.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
-from gr_components.errors import ConfigError
+from gr_components.errors import ConfigError, ModelError
+from gr_components.models.description import read_description
 from gr_components.tokenization import TextTokenizer
 
 BODY, TITLE, QUERY = "body", "title", "query"
@@ -58,7 +60,7 @@ class Grammar:
 
     :param layout: `reserved` or `markers`.
     :param views: The views in decoding order.
-    :param boundary: Token between documents (and between a document's entries of one field); never inside an identifier.
+    :param boundary: Token between documents and between a document's entries of one field; in no identifier.
     :param title_end: `markers` layout: token after a title and after a pseudo-query.
     :param query_start: `markers` layout: token before a pseudo-query.
     :param never: Tokens that are never generated, `stop` tokens excepted.
@@ -131,11 +133,13 @@ class TokenizedDocument:
     entries: dict[str, list[list[int]]] = field(default_factory=dict)
 
 
-def reserved_grammar(tokenizer: TextTokenizer, *, body_tokens: int = 10, title_tokens: int = 24, query_tokens: int = 24) -> Grammar:
+def reserved_grammar(
+    tokenizer: TextTokenizer, *, body_tokens: int = 10, title_tokens: int = 24, query_tokens: int = 24
+) -> Grammar:
     """
     Grammar of the models that are trained here from BERT-like encoders.
 
-    Uses `[unused1]` (body), `[unused2]` (title), `[unused3]` (query) as decoder starts and `[SEP]` as boundary and stop.
+    `[unused1]` (body), `[unused2]` (title), `[unused3]` (query) start the decoder; `[SEP]` is boundary and stop.
 
     :param tokenizer: A WordPiece tokenizer that has these tokens.
     :param body_tokens: Longest body n-gram.
@@ -176,11 +180,25 @@ def marker_grammar(tokenizer: TextTokenizer, *, query_view: bool = True, max_sou
     ]  # fmt: skip
     if query_view:
         views.append(
-            View(name=QUERY, field="text", decoder_start=(eos, query_start), index_prefix=(query_start,), stop=title_end,
-                 max_tokens=30, complete_only=True, source_suffix=suffix.format(QUERY))
+            View(name=QUERY, field="text", decoder_start=(eos, query_start), index_prefix=(query_start,),
+                 stop=title_end, max_tokens=30, complete_only=True, source_suffix=suffix.format(QUERY))
         )  # fmt: skip
     return Grammar(layout="markers", views=tuple(views), boundary=eos, title_end=title_end, query_start=query_start,
                    never=(bos, pad, eos), max_source=max_source)  # fmt: skip
+
+
+def read_grammar(folder: str | Path) -> tuple[Grammar, TextTokenizer]:
+    """
+    Read grammar and tokenizer of a generative retriever's folder, without its weights and without torch.
+
+    :param folder: A local model folder whose `gr_model.json` has a grammar.
+    :raises ModelError: If it has none.
+    """
+    info = read_description(folder)
+    if info is None or info.get("grammar") is None:
+        msg = f"'{folder}' is no generative retriever: its gr_model.json is missing or has no 'grammar'."
+        raise ModelError(msg)
+    return Grammar.from_dict(info["grammar"]), TextTokenizer.from_folder(folder)
 
 
 def layout_documents(
@@ -212,7 +230,9 @@ def layout_documents(
     return documents
 
 
-def _entries(title: list[int], text: list[int], queries: list[list[int]], grammar: Grammar) -> dict[str, list[list[int]]]:
+def _entries(
+    title: list[int], text: list[int], queries: list[list[int]], grammar: Grammar
+) -> dict[str, list[list[int]]]:
     if grammar.layout == "markers":
         assert grammar.title_end is not None
         stream = [*title, grammar.title_end, *text] if title else list(text)

@@ -1,4 +1,4 @@
-"""Turn a model name into a local folder: a path, a folder inside an installed package, or a repository of a model hub."""
+"""Turn a model name into a local folder: a path, a folder of an installed package, or a repository of a model hub."""
 
 import importlib.util
 import os

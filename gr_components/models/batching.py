@@ -1,0 +1,90 @@
+"""Run rows of different lengths through a model in batches of similar length, with smaller batches when memory runs out."""
+
+import logging
+import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from gr_components.errors import ConfigError, ModelError, NumericsError
+from gr_components.progress import Task
+
+logger = logging.getLogger(__name__)
+
+_NO_MEMORY = re.compile(r"out of memory|can.t allocate memory|failed to allocate memory|bad.?alloc", re.IGNORECASE)
+
+
+def check_batch_size(batch_size: int) -> None:
+    """
+    Check a batch size.
+
+    :param batch_size: Rows per batch.
+    :raises ConfigError: If it is not positive.
+    """
+    if batch_size <= 0:
+        msg = f"batch_size must be greater than 0, got {batch_size}."
+        raise ConfigError(msg)
+
+
+def run_sorted(
+    lengths: Sequence[int], batch_size: int, run: Callable[[list[int]], npt.NDArray[np.float32]], task: Task
+) -> npt.NDArray[np.float32]:
+    """
+    Run all rows, the longest first, and return the results in the order of the rows.
+
+    Rows of similar length share a batch, so little is spent on padding. When memory runs out, the batch size is halved
+    for the rest of the call, which is logged.
+
+    :param lengths: Length of each of B rows; at least one.
+    :param batch_size: Rows per batch.
+    :param run: Takes row numbers and returns one result per row, (b,) or (b, E).
+    :param task: Where progress goes.
+    :returns: Results, (B,) or (B, E).
+    :raises ModelError: If memory does not even suffice for one row.
+    """
+    order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
+    results: list[npt.NDArray[np.float32]] = []
+    done = 0
+    while done < len(order):
+        rows = order[done : done + batch_size]
+        try:
+            results.append(run(rows))
+        except Exception as error:
+            if not _is_out_of_memory(error):
+                raise
+            if len(rows) == 1:
+                msg = f"Out of memory with a single input of {lengths[rows[0]]} tokens. Set a smaller max_length."
+                raise ModelError(msg) from error
+            batch_size = len(rows) // 2
+            logger.warning("Out of memory with %d inputs in a batch; going on with %d.", len(rows), batch_size)
+            continue
+        done += len(rows)
+        task.advance(len(rows))
+    sorted_results = np.concatenate(results)
+    output = np.empty_like(sorted_results)
+    output[order] = sorted_results
+    return output
+
+
+def check_finite(values: npt.NDArray[np.float32], what: str, texts: Sequence[str]) -> None:
+    """
+    Check a model's output.
+
+    :param values: Results, (B,) or (B, E).
+    :param what: What they are, for the message.
+    :param texts: The B inputs, for the message.
+    :raises NumericsError: If any is NaN or infinite.
+    """
+    bad = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))
+    if len(bad):
+        msg = (
+            f"The model gave NaN or infinity for {len(bad)} of {len(values)} {what}, first for {texts[bad[0]][:80]!r}. "
+            "Its weights are damaged, or dtype is too narrow for it: try dtype='float32'."
+        )
+        raise NumericsError(msg)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or _NO_MEMORY.search(str(error)) is not None

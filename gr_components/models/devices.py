@@ -1,0 +1,42 @@
+"""Device and number-type names as users write them, checked before a model is loaded."""
+
+from typing import Any
+
+from gr_components.errors import ConfigError, DeviceError
+from gr_components.extras import need
+
+_DTYPES = ("float32", "float16", "bfloat16")
+
+
+def torch_device(device: str | None) -> Any:
+    """
+    Return the torch device of a name; with None the best one that is there.
+
+    :param device: `cpu`, `cuda`, `cuda:1`, `mps` or None.
+    :raises DeviceError: If the device is absent.
+    """
+    torch = need("torch", "torch")
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    wanted = torch.device(device)
+    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        msg = f"Device '{device}' was asked for, but {found} CUDA device(s) are visible. Use device='cpu' or null."
+        raise DeviceError(msg)
+    if wanted.type == "mps" and not torch.backends.mps.is_available():
+        msg = "Device 'mps' was asked for, but this machine has none. Use device='cpu' or null."
+        raise DeviceError(msg)
+    return wanted
+
+
+def torch_dtype(dtype: str) -> Any:
+    """
+    Return the torch number type of a name.
+
+    :param dtype: `float32`, `float16` or `bfloat16`.
+    :raises ConfigError: If it is another.
+    """
+    if dtype not in _DTYPES:
+        msg = f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}."
+        raise ConfigError(msg)
+    return getattr(need("torch", "torch"), dtype)

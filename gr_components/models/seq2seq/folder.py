@@ -1,0 +1,277 @@
+"""
+Model folders of encoder-decoders: load Hugging Face models and our own, save with full, half or 8-bit weights.
+
+A saved folder holds `config.json` and `tokenizer.json` as Hugging Face writes them, `gr_model.json`, and
+
+- `model.safetensors` with Hugging Face's parameter names (plus `copy_head.safetensors`): float32 or float16, or
+- `model.int8.safetensors`: every matrix as int8 with one float32 scale per row, the rest in float16.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, EncoderDecoderModel
+
+from gr_components.errors import ConfigError, ModelError, ModelNotFoundError, TokenizerMismatchError
+from gr_components.models.description import read_description, write_description
+from gr_components.models.devices import torch_device, torch_dtype
+from gr_components.models.quiet import without_progress_bars
+from gr_components.models.resolve import resolve_model
+from gr_components.models.seq2seq.copying import CopyConfig
+from gr_components.models.seq2seq.model import Seq2SeqModel
+from gr_components.models.seq2seq.torch_decoder import TorchDecoder
+from gr_components.tokenization import TextTokenizer
+
+Weights = Literal["float32", "float16", "int8"]
+_FULL, _COPY, _INT8 = "model.safetensors", "copy_head.safetensors", "model.int8.safetensors"
+_SCALE = ".row_scale"
+_COPY_PREFIX = "copy_head."
+
+
+@dataclass
+class LoadedSeq2Seq:
+    """
+    A model ready to use.
+
+    :param model: The torch module, in evaluation mode.
+    :param tokenizer: Its tokenizer.
+    :param info: The content of `gr_model.json`; empty for a plain Hugging Face model.
+    :param folder: Where it was loaded from.
+    """
+
+    model: Seq2SeqModel
+    tokenizer: TextTokenizer
+    info: dict[str, Any] = field(default_factory=dict)
+    folder: Path = Path()
+
+    @property
+    def decoder(self) -> TorchDecoder:
+        """The decoder interface over the model."""
+        return TorchDecoder(self.model)
+
+
+def load_seq2seq(
+    model: str,
+    *,
+    device: str | None = None,
+    dtype: str = "float32",
+    revision: str | None = None,
+    token: str | None = None,
+    local_files_only: bool = False,
+    model_kwargs: Mapping[str, Any] | None = None,
+) -> LoadedSeq2Seq:
+    """
+    Load an encoder-decoder.
+
+    :param model: Local folder, `package:NAME/FOLDER` or Hugging Face name.
+    :param device: Device name; None for the best one there is.
+    :param dtype: `float32`, `float16` or `bfloat16`.
+    :param revision: Branch, tag or commit on the hub.
+    :param token: Access token for the hub.
+    :param local_files_only: Use only what is cached already.
+    :param model_kwargs: Passed to `from_pretrained` of plain Hugging Face models.
+    :raises ModelNotFoundError: If a file is missing.
+    :raises TokenizerMismatchError: If the tokenizer is not the one that the model was trained with.
+    :raises ModelError: If the architecture is not supported or the weights do not fit.
+    """
+    where, number_type = torch_device(device), torch_dtype(dtype)
+    folder = resolve_model(model, revision=revision, token=token, local_files_only=local_files_only)
+    if not (folder / "config.json").is_file():
+        msg = f"'{folder}' has no config.json; it is not a model folder."
+        raise ModelNotFoundError(msg)
+    tokenizer = load_tokenizer(folder)
+    info = read_description(folder) or {}
+    if info:
+        _check_tokenizer(info, tokenizer, folder)
+        module = _load_own(folder, info)
+    else:
+        module = Seq2SeqModel(_from_pretrained(folder, dict(model_kwargs or {})))
+    module = module.to(device=where, dtype=number_type).eval()
+    return LoadedSeq2Seq(module, tokenizer, info, folder)
+
+
+def save_seq2seq(
+    model: Seq2SeqModel,
+    tokenizer: TextTokenizer,
+    info: Mapping[str, Any],
+    folder: str | Path,
+    *,
+    weights: Weights = "float32",
+) -> None:
+    """
+    Save a model so that it appears under its name only when complete; a folder that is there is replaced.
+
+    :param model: The model.
+    :param tokenizer: Its tokenizer.
+    :param info: Description for `gr_model.json` (task, grammar, data, metrics, ...).
+    :param folder: Where to.
+    :param weights: `float32`, `float16` or `int8` (one scale per matrix row).
+    :raises ConfigError: If `weights` is unknown.
+    """
+    if weights not in ("float32", "float16", "int8"):
+        msg = f"weights must be float32, float16 or int8, got {weights!r}."
+        raise ConfigError(msg)
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))
+    try:
+        model.hf.config.save_pretrained(temporary)
+        tokenizer.save(temporary)
+        _write_weights(model, temporary, weights)
+        copy = None if model.copy is None else asdict(model.copy.config)
+        description = {**info, "copy": copy, "weights": weights, "tokenizer_fingerprint": tokenizer.fingerprint}
+        write_description(temporary, description)
+        temporary.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def load_tokenizer(folder: Path) -> TextTokenizer:
+    """
+    Load a folder's tokenizer, converting one that has no `tokenizer.json`.
+
+    :param folder: A model folder.
+    :raises ModelNotFoundError: If there is none.
+    """
+    if (folder / "tokenizer.json").is_file():
+        return TextTokenizer.from_folder(folder)
+    try:
+        fast = AutoTokenizer.from_pretrained(folder, use_fast=True)
+        special = {
+            role: fast.convert_tokens_to_ids(token)
+            for role in ("pad", "unk", "cls", "sep", "mask", "bos", "eos")
+            if (token := getattr(fast, f"{role}_token", None)) is not None
+        }
+        return TextTokenizer(fast.backend_tokenizer, special)
+    except Exception as error:
+        msg = f"'{folder}' has no tokenizer.json, and no other tokenizer could be read from it: {error}"
+        raise ModelNotFoundError(msg) from error
+
+
+def tie_bert_decoder(hf: Any) -> None:
+    """
+    Share one embedding matrix between a BERT-to-BERT model's encoder, decoder and output layer.
+
+    :param hf: An `EncoderDecoderModel`; changed in place.
+    """
+    shared = hf.encoder.embeddings.word_embeddings.weight
+    hf.decoder.bert.embeddings.word_embeddings.weight = shared
+    hf.decoder.cls.predictions.decoder.weight = shared
+
+
+def _from_pretrained(folder: Path, model_kwargs: dict[str, Any]) -> Any:
+    try:
+        with without_progress_bars():
+            return AutoModelForSeq2SeqLM.from_pretrained(folder, local_files_only=True, **model_kwargs)
+    except (OSError, ValueError) as error:
+        msg = f"'{folder}' could not be loaded as an encoder-decoder: {error}"
+        raise ModelError(msg) from error
+
+
+def _load_own(folder: Path, info: Mapping[str, Any]) -> Seq2SeqModel:
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    if config.model_type == "encoder-decoder":
+        hf: Any = EncoderDecoderModel(config=config)
+        tie_bert_decoder(hf)
+    else:
+        hf = AutoModelForSeq2SeqLM.from_config(config)
+    copy = info.get("copy")
+    model = Seq2SeqModel(hf, None if copy is None else CopyConfig(**copy))
+    state = _read_weights(folder)
+    own = {key.removeprefix(_COPY_PREFIX): state.pop(key) for key in list(state) if key.startswith(_COPY_PREFIX)}
+    _assign(hf, state, folder)
+    if model.copy is not None:
+        _assign(model.copy, own, folder)
+    return model
+
+
+def _assign(module: torch.nn.Module, state: dict[str, Tensor], folder: Path) -> None:
+    try:
+        missing, unexpected = module.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        msg = f"The weights in '{folder}' do not fit its config.json: {error}"
+        raise ModelError(msg) from error
+    by_name = module.state_dict(keep_vars=True)
+    loaded = {by_name[name].data_ptr() for name in state if name in by_name}
+    # Shared tensors are saved once, under one of their names.
+    absent = [name for name in missing if by_name[name].data_ptr() not in loaded]
+    if absent or unexpected:
+        msg = f"The weights in '{folder}' do not fit: missing {absent[:5]}, unexpected {list(unexpected)[:5]}."
+        raise ModelError(msg)
+
+
+def _unique(module: torch.nn.Module) -> dict[str, Tensor]:
+    seen: set[int] = set()
+    state = {}
+    for name, tensor in module.state_dict().items():
+        if tensor.data_ptr() not in seen or tensor.numel() == 0:
+            seen.add(tensor.data_ptr())
+            state[name] = tensor.detach().cpu()
+    return state
+
+
+def _write_weights(model: Seq2SeqModel, folder: Path, weights: Weights) -> None:
+    state = _unique(model.hf)
+    copy = {} if model.copy is None else _unique(model.copy)
+    if weights == "int8":
+        tensors: dict[str, Tensor] = {}
+        for name, tensor in {**state, **{_COPY_PREFIX + name: t for name, t in copy.items()}}.items():
+            tensors.update(_quantize(name, tensor))
+        save_file(tensors, folder / _INT8, metadata={"format": "pt"})
+        return
+    dtype = torch.float16 if weights == "float16" else torch.float32
+    cast = {name: t.to(dtype).contiguous() if t.is_floating_point() else t for name, t in state.items()}
+    save_file(cast, folder / _FULL, metadata={"format": "pt"})
+    if copy:
+        prefixed = {_COPY_PREFIX + name: t.to(dtype).contiguous() for name, t in copy.items()}
+        save_file(prefixed, folder / _COPY, metadata={"format": "pt"})
+
+
+def _quantize(name: str, tensor: Tensor) -> dict[str, Tensor]:
+    if tensor.dim() != 2 or not tensor.is_floating_point() or min(tensor.shape) < 2:
+        return {name: tensor.to(torch.float16).contiguous() if tensor.is_floating_point() else tensor}
+    scale_N = tensor.float().abs().amax(dim=1).clamp_min(1e-12) / 127.0
+    rounded = (tensor.float() / scale_N[:, None]).round().clamp(-127, 127).to(torch.int8)
+    return {name: rounded.contiguous(), name + _SCALE: scale_N}
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    files = [folder / name for name in (_FULL, _COPY, _INT8) if (folder / name).is_file()]
+    if not files or files == [folder / _COPY]:
+        msg = f"'{folder}' has neither {_FULL} nor {_INT8}."
+        raise ModelNotFoundError(msg)
+    state: dict[str, Tensor] = {}
+    for path in files:
+        try:
+            state.update(load_file(path))
+        except (SafetensorError, OSError) as error:
+            msg = f"'{path}' is damaged or truncated: {error}"
+            raise ModelError(msg) from error
+    for name in [key for key in state if key.endswith(_SCALE)]:
+        scale_N = state.pop(name)
+        matrix = name.removesuffix(_SCALE)
+        state[matrix] = state[matrix].float() * scale_N[:, None]
+    return {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
+
+
+def _check_tokenizer(info: Mapping[str, Any], tokenizer: TextTokenizer, folder: Path) -> None:
+    wanted = info.get("tokenizer_fingerprint")
+    if wanted is not None and wanted != tokenizer.fingerprint:
+        msg = (
+            f"The tokenizer.json in '{folder}' is not the one that the model was trained with (fingerprint "
+            f"{tokenizer.fingerprint[:12]}, expected {str(wanted)[:12]}). Restore the original file."
+        )
+        raise TokenizerMismatchError(msg)
