@@ -100,11 +100,12 @@ def _unknown_arguments(entry: dict[str, Any]) -> str | None:
     given = entry.get("init_parameters") or {}
     if cls is None or not isinstance(given, dict):
         return None
-    known = list(inspect.signature(cls).parameters)
+    # The metaclass hides the constructor's signature.
+    known = [name for name in inspect.signature(cls.__init__).parameters if name != "self"]  # type: ignore[misc]
     unknown = [name for name in given if name not in known]
     if not unknown:
         return None
-    return "; ".join(f"unknown init parameter '{name}'.{did_you_mean(name, known)}" for name in unknown)
+    return " ".join(f"unknown init parameter '{name}'.{did_you_mean(name, known)}" for name in unknown)
 
 
 def _connection_problem(connection: Any, components: dict[str, Any], usable: dict[str, Any]) -> str | None:

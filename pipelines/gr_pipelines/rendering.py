@@ -1,0 +1,93 @@
+"""Search results and answers as JSON for programs and as text for people."""
+
+import json
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from haystack import Document
+from haystack.dataclasses import GeneratedAnswer
+
+_WIDTH = 110
+_SHOWN_KEYS = 5
+
+
+def documents_json(documents: Sequence[Document]) -> str:
+    """
+    Return `{"documents": [...]}` in Haystack's dictionary form, without embeddings.
+
+    :param documents: What was found.
+    """
+    return _dump({"documents": [_plain(document.to_dict()) for document in documents]})
+
+
+def answers_json(answers: Sequence[GeneratedAnswer]) -> str:
+    """
+    Return `{"answers": [...]}` in Haystack's dictionary form, without embeddings.
+
+    :param answers: What was answered.
+    """
+    rows = []
+    for answer in answers:
+        data = answer.to_dict()
+        data = data.get("init_parameters", data)
+        data["documents"] = [_plain(document) for document in data.get("documents") or []]
+        rows.append(data)
+    return _dump({"answers": rows})
+
+
+def documents_text(documents: Sequence[Document]) -> Iterator[str]:
+    """
+    Yield lines that show documents, and the identifiers that a generative retriever matched in them.
+
+    :param documents: What was found.
+    """
+    if not documents:
+        yield "Nothing was found."
+    for rank, document in enumerate(documents, start=1):
+        score = "" if document.score is None else f"{document.score:.4f}"
+        title = document.meta.get("title") or ""
+        yield f"{rank:>3}  {score:>8}  {document.id}" + (f"  {title}" if title else "")
+        yield _excerpt(document.content or "", indent=5)
+        identifiers = document.meta.get("identifiers")
+        if isinstance(identifiers, list) and identifiers:
+            yield f"     matched: {_identifiers(identifiers)}"
+
+
+def answers_text(answers: Sequence[GeneratedAnswer]) -> Iterator[str]:
+    """
+    Yield lines that show answers and the passages that the reader looked at, by its attention.
+
+    :param answers: What was answered.
+    """
+    if not answers:
+        yield "No answer was found."
+    for answer in answers:
+        probability = answer.meta.get("log_probability")
+        yield answer.data + (f"   (log-probability {probability:.2f})" if isinstance(probability, float) else "")
+        for rank, document in enumerate(answer.documents, start=1):
+            score = "" if document.score is None else f"{document.score:.3f}"
+            yield f"  {rank:>2}  {score:>6}  {document.id}  {document.meta.get('title') or ''}".rstrip()
+            yield _excerpt(document.content or "", indent=6)
+
+
+def _excerpt(text: str, indent: int, lines: int = 2) -> str:
+    room = (_WIDTH - indent) * lines
+    flat = " ".join(text.split())
+    short = flat if len(flat) <= room else flat[: room - 1].rsplit(" ", 1)[0] + "…"
+    return textwrap.fill(short, _WIDTH, initial_indent=" " * indent, subsequent_indent=" " * indent) or " " * indent
+
+
+def _identifiers(identifiers: Iterable[dict[str, Any]]) -> str:
+    best = sorted(identifiers, key=lambda entry: -float(entry.get("contribution") or 0.0))[:_SHOWN_KEYS]
+    return ", ".join(
+        f'"{entry.get("text")}" ({entry.get("view")} {entry.get("contribution") or 0.0:.2f})' for entry in best
+    )
+
+
+def _plain(document: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in document.items() if key not in ("embedding", "sparse_embedding")}
+
+
+def _dump(data: dict[str, Any]) -> str:
+    return json.dumps(data, ensure_ascii=False, default=str)
