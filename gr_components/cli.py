@@ -52,7 +52,7 @@ class Commands(click.Group):
             return super().get_command(ctx, cmd_name)
         try:
             command = point.load()
-        except ImportError as error:
+        except (ImportError, AttributeError) as error:
             return _broken(cmd_name, error)
         return command if isinstance(command, click.Command) else None
 
@@ -127,14 +127,13 @@ def _is_broken_pipe(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno == errno.EPIPE  # click ends quietly on it
 
 
-def _broken(name: str, error: ImportError) -> click.Command:
-    missing = error.name or "a package"
-    text = str(error) if isinstance(error, GRError) else f"it needs '{missing}', which is not installed ({error})"
+def _broken(name: str, error: ImportError | AttributeError) -> click.Command:
+    text = str(error)
 
     @click.command(name, short_help=f"(not available: {text})", context_settings={"ignore_unknown_options": True})
     @click.argument("args", nargs=-1, type=click.UNPROCESSED)
     def command(args: tuple[str, ...]) -> None:
-        msg = f"'gr {name}' is not available: {text}. Run: pip install 'gr-components[all]'"
+        msg = f"'gr {name}' is not available: {text}. Run `gr doctor` to see what is missing."
         raise Failure(msg) from error
 
     return command
