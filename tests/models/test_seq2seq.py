@@ -62,7 +62,9 @@ def model(request: pytest.FixtureRequest) -> Seq2SeqModel:
 @pytest.fixture(params=KINDS)
 def copying_model(request: pytest.FixtureRequest) -> Seq2SeqModel:
     torch.manual_seed(1)
-    config = CopyConfig(previous_state=True, position_bias=True, continuation=True, initial_gate=0.5)
+    config = CopyConfig(
+        previous_state=True, position_bias=True, continuation=True, selective_read=True, initial_gate=0.5
+    )
     return Seq2SeqModel(hugging_face_model(request.param), config).eval()
 
 

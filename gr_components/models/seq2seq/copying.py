@@ -28,13 +28,22 @@ class CopyConfig:
         answer follows.
     :param position_bias: Whether each position has a learned prior of being copied.
     :param continuation: Whether positions that continue what was generated get a learned bonus.
+    :param selective_read: Whether the decoder's input also has the source states around the positions that continue
+        what was generated (Gu et al., 2016, https://arxiv.org/abs/1603.06393), so that it knows where it stands and
+        whether what is being copied goes on.
     :param initial_gate: Initial log-odds of copying against generating.
     """
 
     previous_state: bool = False
     position_bias: bool = False
     continuation: bool = False
+    selective_read: bool = False
     initial_gate: float = -1.0
+
+    @property
+    def follows(self) -> bool:
+        """Whether it matters which positions continue what was generated."""
+        return self.continuation or self.selective_read
 
 
 @dataclass
@@ -45,11 +54,13 @@ class CopyKeys:
     :param keys_BSE: Key of each position.
     :param bias_BS: Additive prior; a large negative number where nothing may be copied.
     :param ids_BS: Token at each position.
+    :param read_BSE: What the decoder is fed where it stands at a position; None without `selective_read`.
     """
 
     keys_BSE: Tensor
     bias_BS: Tensor
     ids_BS: Tensor
+    read_BSE: Tensor | None = None
 
     def select(self, sources_N: Tensor) -> "CopyKeys":
         """
@@ -57,7 +68,8 @@ class CopyKeys:
 
         :param sources_N: Source numbers, repeats allowed.
         """
-        return CopyKeys(*(x.index_select(0, sources_N) for x in (self.keys_BSE, self.bias_BS, self.ids_BS)))
+        tensors = (self.keys_BSE, self.bias_BS, self.ids_BS, self.read_BSE)
+        return CopyKeys(*(None if x is None else x.index_select(0, sources_N) for x in tensors))  # type: ignore[arg-type]
 
 
 class CopyHead(nn.Module):
@@ -77,8 +89,9 @@ class CopyHead(nn.Module):
         self.previous = nn.Linear(width, width) if config.previous_state else None
         self.position = nn.Linear(width, 1) if config.position_bias else None
         self.continuation = nn.Parameter(torch.tensor([0.0, 4.0, 1.0])) if config.continuation else None
+        self.read = nn.Linear(2 * width, width) if config.selective_read else None
         self._scale = 2.0 * width**-0.5
-        for layer in (self.query, self.key, self.previous):
+        for layer in (self.query, self.key, self.previous, self.read):
             if layer is not None:
                 nn.init.normal_(layer.weight, std=0.03)
         nn.init.constant_(self.gate.bias, config.initial_gate)
@@ -95,14 +108,31 @@ class CopyHead(nn.Module):
         :param length: Positions of one passage; what precedes a passage is not seen by its first position.
         """
         keys = self.key(states_BSE)
+        passages = states_BSE.reshape(-1, length, states_BSE.shape[-1])
+        before_BSE = functional.pad(passages, (0, 0, 1, 0))[:, :-1].reshape(states_BSE.shape)
         if self.previous is not None:
-            passages = states_BSE.reshape(-1, length, states_BSE.shape[-1])
-            before = functional.pad(passages, (0, 0, 1, 0))[:, :-1]
-            keys = keys + self.previous(before).reshape(keys.shape)
+            keys = keys + self.previous(before_BSE)
+        read = None if self.read is None else self.read(torch.cat([states_BSE, before_BSE], dim=-1))
         bias = torch.zeros(ids_BS.shape, dtype=torch.float32, device=ids_BS.device)
         if self.position is not None:
             bias = bias + self.position(states_BSE)[..., 0].float()
-        return CopyKeys(keys, bias.masked_fill(~copyable_BS, MASKED), ids_BS)
+        return CopyKeys(keys, bias.masked_fill(~copyable_BS, MASKED), ids_BS, read)
+
+    def read_states(self, keys: CopyKeys, category_RTS: Tensor | None) -> Tensor | None:
+        """
+        Return what the decoder is fed besides each token's embedding: the mean over the positions where it may stand.
+
+        :param keys: The source side.
+        :param category_RTS: Continuation categories.
+        :returns: (R, T, E), zero where nothing was copied; None without `selective_read`.
+        """
+        if keys.read_BSE is None or category_RTS is None:
+            return None
+        standing_RTS = (category_RTS == _FULL).to(keys.read_BSE.dtype)
+        rows, new, positions = standing_RTS.shape
+        weights = standing_RTS / standing_RTS.sum(-1, keepdim=True).clamp_min(1)
+        grouped = weights.reshape(keys.read_BSE.shape[0], -1, positions)
+        return torch.matmul(grouped, keys.read_BSE).reshape(rows, new, -1)
 
     def log_attention(self, states_RTE: Tensor, keys: CopyKeys, category_RTS: Tensor | None) -> Tensor:
         """
@@ -110,7 +140,7 @@ class CopyHead(nn.Module):
 
         :param states_RTE: Decoder output states.
         :param keys: The source side.
-        :param category_RTS: Continuation categories from `categories`; None without `continuation`.
+        :param category_RTS: Continuation categories from `categories`; None if the configuration has no use for them.
         :returns: (R, T, S), float32, normalised over S.
         """
         sources = keys.ids_BS.shape[0]
@@ -155,7 +185,7 @@ class CopyHead(nn.Module):
 
     def target_log_probs(
         self, log_generated_RT: Tensor, states_RTE: Tensor, targets_RT: Tensor, keys: CopyKeys, matches: Tensor | None
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         """
         Mixture log-probability of given tokens, without the whole vocabulary.
 
@@ -164,13 +194,14 @@ class CopyHead(nn.Module):
         :param targets_RT: Target tokens.
         :param keys: The source side.
         :param matches: Continuation categories (R, T, S).
+        :returns: The mixture's log-probabilities (R, T), and the log-attention (R, T, S).
         """
         log_attention = self.log_attention(states_RTE, keys, matches)
         per_source = targets_RT.shape[0] // keys.ids_BS.shape[0]
         hit_RTS = keys.ids_BS.repeat_interleave(per_source, dim=0)[:, None] == targets_RT[..., None]
         copied = torch.logsumexp(log_attention.masked_fill(~hit_RTS, MASKED), dim=-1)
         log_copy, log_generate = self.log_gates(states_RTE)
-        return torch.logaddexp(log_copy + copied, log_generate + log_generated_RT)
+        return torch.logaddexp(log_copy + copied, log_generate + log_generated_RT), log_attention
 
 
 def extend_matches(matches_RS: Tensor, ids_RS: Tensor, token_R: Tensor, length: int) -> Tensor:

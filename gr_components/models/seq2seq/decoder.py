@@ -97,6 +97,7 @@ class DecoderCore(nn.Module):
         past_keys: list[Tensor] | None = None,
         past_values: list[Tensor] | None = None,
         rows_R: Tensor | None = None,
+        extra_RTE: Tensor | None = None,
     ) -> DecoderOutput:
         """
         Feed T tokens to every row.
@@ -106,12 +107,15 @@ class DecoderCore(nn.Module):
         :param past_keys: Cached keys (R', H, P, D) per layer; None at the start.
         :param past_values: Cached values, likewise.
         :param rows_R: Which cached row each row continues; None if rows are in place.
+        :param extra_RTE: Added to the embeddings; None for nothing.
         """
         family = self.family
         new = ids_RT.shape[1]
         past = 0 if past_keys is None else past_keys[0].shape[2]
         bias = self._self_bias(past, new, cross.bias_BS)
         x_RTE = family.embed(ids_RT, past)
+        if extra_RTE is not None:
+            x_RTE = x_RTE + extra_RTE.to(x_RTE.dtype)
         keys: list[Tensor] = []
         values: list[Tensor] = []
         cross_queries: list[Tensor] = []

@@ -132,37 +132,37 @@ class Seq2SeqModel(nn.Module):
         :param real_RT: True on tokens that count.
         :returns: (R, T), float32, 0 where `real_RT` is false.
         """
+        return self.teacher_forced(memory, inputs_RT, targets_RT, real_RT)[0]
+
+    def teacher_forced(
+        self, memory: Memory, inputs_RT: Tensor, targets_RT: Tensor, real_RT: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """
+        Return what `log_probs` does, and the copy head's attention at the first step.
+
+        :param memory: B encoded sources; row r belongs to source r // (R / B).
+        :param inputs_RT: Decoder inputs.
+        :param targets_RT: Target tokens.
+        :param real_RT: True on tokens that count.
+        :returns: Log-probabilities (R, T), and the log-attention (R, S) of the first token over source positions,
+            for an auxiliary loss on where an answer starts; None without a copy head.
+        """
         cross, keys = self.project(memory)
-        states_RTE = self.core(inputs_RT, cross).states_RTE
+        matches = extra = None
+        if self.copy is not None and keys is not None:
+            if self.copy.config.follows:
+                matches = teacher_categories(memory.ids_BS, memory.copyable_BS, inputs_RT, memory.length)
+            extra = self.copy.read_states(keys, matches)
+        states_RTE = self.core(inputs_RT, cross, extra_RTE=extra).states_RTE
         generated = torch.zeros(targets_RT.shape, dtype=torch.float32, device=targets_RT.device)
         # The vocabulary projection is most of the work: only for tokens that count.
         logits_NV = self.family.logits(states_RTE[real_RT])
         chosen = -nn.functional.cross_entropy(logits_NV.float(), targets_RT[real_RT], reduction="none")
         generated = generated.masked_scatter(real_RT, chosen)
         if self.copy is None or keys is None:
-            return generated
-        matches = None
-        if self.copy.config.continuation:
-            matches = teacher_categories(memory.ids_BS, memory.copyable_BS, inputs_RT, memory.length)
-        mixed = self.copy.target_log_probs(generated, states_RTE, targets_RT, keys, matches)
-        return mixed.masked_fill(~real_RT, 0.0)
-
-    def start_log_attention(self, memory: Memory, start_R: Tensor) -> Tensor:
-        """
-        Copy distribution of the first step, for the auxiliary loss on where an answer starts.
-
-        :param memory: Encoded sources.
-        :param start_R: The decoder start token of each row.
-        :returns: (R, S) log-probabilities over source positions.
-        :raises RuntimeError: If the model has no copy head.
-        """
-        if self.copy is None:
-            msg = "start_log_attention needs a copy head; this model has none."
-            raise RuntimeError(msg)
-        cross, keys = self.project(memory)
-        assert keys is not None
-        states = self.core(start_R[:, None], cross).states_RTE
-        return self.copy.log_attention(states, keys, None)[:, 0]
+            return generated, None
+        mixed, log_attention = self.copy.target_log_probs(generated, states_RTE, targets_RT, keys, matches)
+        return mixed.masked_fill(~real_RT, 0.0), log_attention[:, 0]
 
     def passage_relevance(self, memory: Memory, start_token: int, passages: int) -> Tensor:
         """

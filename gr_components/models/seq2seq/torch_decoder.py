@@ -110,7 +110,7 @@ class TorchDecoder:
         :param beams: Rows per source K.
         """
         state = TorchState(source, source.memory.ids_BS.shape[0] * beams)
-        if self.model.copy is not None and self.model.copy.config.continuation:
+        if self.model.copy is not None and self.model.copy.config.follows:
             copyable = torch.where(source.memory.copyable_BS, source.memory.ids_BS, -1)
             state.ids_RS = copyable.repeat_interleave(beams, dim=0)
             state.matches_RS = torch.zeros_like(state.ids_RS)
@@ -131,17 +131,20 @@ class TorchDecoder:
         model, source = self.model, state.source
         tokens, rows = self._tensor(tokens_R), self._tensor(rows_R)
         first = state.past_keys is None
-        out = model.core(tokens[:, None], source.cross, state.past_keys, state.past_values, None if first else rows)
+        category = extra = None
+        if state.matches_RS is not None and state.ids_RS is not None:
+            if not first:
+                # Rows of one source share its tokens, so only the run lengths move with the beams.
+                before = state.matches_RS.index_select(0, rows)
+                state.matches_RS = extend_matches(before, state.ids_RS, tokens, source.memory.length)
+            category = categories(state.matches_RS, state.fed)[:, None]
+        if model.copy is not None and source.keys is not None:
+            extra = model.copy.read_states(source.keys, category)
+        past = (state.past_keys, state.past_values, None if first else rows)
+        out = model.core(tokens[:, None], source.cross, *past, extra)
         state.past_keys, state.past_values = out.keys_RHPD, out.values_RHPD
         log_vocabulary = torch.log_softmax(model.family.logits(out.states_RTE).float(), dim=-1)
         if model.copy is not None and source.keys is not None:
-            category = None
-            if state.matches_RS is not None and state.ids_RS is not None:
-                if not first:
-                    # Rows of one source share its tokens, so only the run lengths move with the beams.
-                    before = state.matches_RS.index_select(0, rows)
-                    state.matches_RS = extend_matches(before, state.ids_RS, tokens, source.memory.length)
-                category = categories(state.matches_RS, state.fed)[:, None]
             log_vocabulary = model.copy.mix(log_vocabulary, out.states_RTE, source.keys, category)
         state.fed += 1
         return np.ascontiguousarray(log_vocabulary[:, 0].float().cpu().numpy())

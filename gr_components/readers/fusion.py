@@ -1,0 +1,267 @@
+"""
+The engine of Fusion-in-Decoder (Izacard & Grave, 2021, https://arxiv.org/abs/2007.01282).
+
+Each passage is encoded alone together with the question; the decoder attends to the states of all of them and writes
+the answer. The order of the passages makes no difference. One batched method serves component, trainer and evaluator.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gr_components.data.records import Passage
+from gr_components.errors import ConfigError, ModelError, NumericsError
+from gr_components.models.seq2seq.folder import LoadedSeq2Seq
+from gr_components.progress import Reporter, Silent, Task
+from gr_components.readers.generation import GenerationConfig, Hypothesis, Spans, generate, span_sources
+from gr_components.readers.layout import Inputs, ReaderLayout, pad_inputs, text_layout
+from gr_components.readers.surface import surface_form
+from gr_components.tokenization import Encoded
+
+
+@dataclass(frozen=True)
+class Answer:
+    """
+    One answer to a question.
+
+    :param text: As a passage writes it; as the tokenizer does if no passage contains it.
+    :param generated: The generated text itself.
+    :param log_probability: Of the generated tokens, natural logarithm.
+    :param passage: Position of the passage that `text` was taken from; None if it is in none.
+    :param span: First and one past last character in that passage's text.
+    """
+
+    text: str
+    generated: str
+    log_probability: float
+    passage: int | None
+    span: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """
+    What a reader makes of one question.
+
+    :param answers: Best first; empty if there was nothing to read.
+    :param relevance: For each given passage how much the decoder attended to it before its first token (a mean of
+        attention logits, comparable within one question); None for passages without text.
+    """
+
+    answers: list[Answer]
+    relevance: list[float | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadConfig:
+    """
+    How answers are searched.
+
+    :param num_beams: Beam width; 1 is greedy.
+    :param num_answers: Answers per question, at most `num_beams`.
+    :param max_answer_tokens: Longest answer; None for the model's own limit.
+    :param length_penalty: See `GenerationConfig`.
+    :param extractive: Whether an answer must be a span of a passage (models with the `reserved` layout).
+    :param batch_size: Passages that are encoded at a time.
+    """
+
+    num_beams: int = 1
+    num_answers: int = 1
+    max_answer_tokens: int | None = None
+    length_penalty: float = 0.0
+    extractive: bool = False
+    batch_size: int = 32
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A question with its passages, tokenized. `kept` are the positions of the passages that have text."""
+
+    index: int
+    texts: list[str]
+    kept: list[int]
+    contexts: list[Encoded]
+    rows: list[tuple[list[int], int, int]]
+
+
+class FusionReader:
+    """
+    A Fusion-in-Decoder reader over a loaded model.
+
+    :param loaded: An encoder-decoder.
+    :param layout: How its input is written; by default what the model's `gr_model.json` says, and for a plain BART or
+        T5 the text layout.
+    :param max_passage_tokens: Longest input instead of the layout's.
+    :raises ModelError: If the model says nothing and is no BART or T5, or takes shorter inputs than the layout needs.
+    """
+
+    def __init__(
+        self, loaded: LoadedSeq2Seq, layout: ReaderLayout | None = None, max_passage_tokens: int | None = None
+    ) -> None:
+        self.tokenizer = loaded.tokenizer
+        self.decoder = loaded.decoder
+        self.layout = _layout_of(loaded) if layout is None else layout
+        if max_passage_tokens is not None:
+            self.layout = dataclasses.replace(self.layout, max_passage_tokens=max_passage_tokens)
+        longest = loaded.model.family.max_positions
+        if longest is not None and max(self.layout.max_passage_tokens, self.layout.max_answer_tokens) > longest:
+            asked = f"passages of {self.layout.max_passage_tokens} and answers of {self.layout.max_answer_tokens}"
+            msg = f"The model takes at most {longest} tokens, but {asked} are asked for. Set max_passage_tokens."
+            raise ModelError(msg)
+
+    def read(
+        self,
+        questions: Sequence[str],
+        passages: Sequence[Sequence[Passage]],
+        config: ReadConfig = ReadConfig(),
+        report: Reporter = Silent(),  # noqa: B008 - without state
+    ) -> list[Reading]:
+        """
+        Answer questions, each from its own passages.
+
+        :param questions: The questions.
+        :param passages: For each question its passages; those without text are skipped.
+        :param config: Settings.
+        :param report: Where progress goes.
+        :returns: One reading per question, in the same order.
+        :raises ConfigError: If a setting is out of range or does not fit the model.
+        :raises NumericsError: If the model gives NaN.
+        """
+        self._check(config)
+        if len(questions) != len(passages):
+            msg = f"There are {len(questions)} questions and {len(passages)} lists of passages; give one list each."
+            raise ConfigError(msg)
+        readings = [Reading([], [None] * len(given)) for given in passages]
+        with Task(report, "read", len(questions)) as task:
+            for batch in self._batches(questions, passages, config.batch_size):
+                for item, reading in zip(batch, self._read_batch(batch, config), strict=True):
+                    relevance: list[float | None] = [None] * len(passages[item.index])
+                    for position, value in zip(item.kept, reading.relevance, strict=True):
+                        relevance[position] = value
+                    readings[item.index] = Reading(reading.answers, relevance)
+                task.advance(len(batch))
+        return readings
+
+    def truncated(self, question: str) -> bool:
+        """
+        Tell whether a question is longer than the model reads.
+
+        :param question: The question.
+        """
+        return len(self.layout.tokenize(self.tokenizer, [question])[0].ids) > self.layout.max_question_tokens
+
+    def _check(self, config: ReadConfig) -> None:
+        for name in ("num_beams", "num_answers", "batch_size"):
+            value = getattr(config, name)
+            if value < 1:
+                msg = f"{name} must be at least 1, got {value}."
+                raise ConfigError(msg)
+        if config.num_answers > config.num_beams:
+            msg = f"num_answers={config.num_answers} needs as many beams; num_beams is {config.num_beams}."
+            raise ConfigError(msg)
+        if config.max_answer_tokens is not None and config.max_answer_tokens < 2:
+            msg = f"max_answer_tokens must be at least 2 (one token and the end), got {config.max_answer_tokens}."
+            raise ConfigError(msg)
+        if config.extractive and self.layout.kind != "reserved":
+            msg = (
+                "extractive=True needs a model with the reserved layout: BART and T5 write the first token of an "
+                "answer differently from the same word inside a passage."
+            )
+            raise ConfigError(msg)
+
+    def _batches(
+        self, questions: Sequence[str], passages: Sequence[Sequence[Passage]], batch_size: int
+    ) -> Iterator[list[_Prepared]]:
+        # Batches are filled with questions that have as many passages of the same length, tokenized a window at a time.
+        window = 64 * batch_size
+        for first in range(0, len(questions), window):
+            chosen = range(first, min(first + window, len(questions)))
+            prepared = self._prepare([questions[i] for i in chosen], [passages[i] for i in chosen], first)
+            prepared.sort(key=lambda item: (len(item.rows), max(len(ids) for ids, _, _ in item.rows)))
+            batch: list[_Prepared] = []
+            for item in prepared:
+                if batch and (len(batch) + 1) * len(item.rows) > batch_size:
+                    yield batch
+                    batch = []
+                batch.append(item)
+            if batch:
+                yield batch
+
+    def _prepare(self, questions: Sequence[str], passages: Sequence[Sequence[Passage]], first: int) -> list[_Prepared]:
+        layout, tokenizer = self.layout, self.tokenizer
+        kept = [[n for n, p in enumerate(given) if p.text.strip()] for given in passages]
+        chosen = [given[n] for given, positions in zip(passages, kept, strict=True) for n in positions]
+        question_tokens = layout.tokenize(tokenizer, questions)
+        titles = iter(layout.tokenize(tokenizer, [p.title for p in chosen]))
+        contexts = iter(layout.tokenize(tokenizer, [p.text for p in chosen]))
+        prepared = []
+        for index, positions in enumerate(kept):
+            own = [next(contexts) for _ in positions]
+            rows = [layout.assemble(question_tokens[index].ids, next(titles).ids, c.ids) for c in own]
+            if rows and questions[index].strip():
+                texts = [passages[index][n].text for n in positions]
+                prepared.append(_Prepared(first + index, texts, positions, own, rows))
+        return prepared
+
+    def _read_batch(self, batch: list[_Prepared], config: ReadConfig) -> list[Reading]:
+        inputs = pad_inputs([item.rows for item in batch], self.tokenizer.pad_id)
+        source = self.decoder.encode_fused(inputs.ids_BNL, inputs.mask_BNL, inputs.context_BNL, chunk=config.batch_size)
+        relevance_BN = self.decoder.relevance(source, inputs.ids_BNL.shape[1], self.layout.answer_start[0])
+        if np.isnan(relevance_BN).any():
+            msg = "The reader's attention is NaN: its weights are damaged, or they overflow in this dtype. Use float32."
+            raise NumericsError(msg)
+        found = self._generate(source, inputs, config)
+        return [
+            self._reading(item, hypotheses, relevance_BN[b, : len(item.rows)].tolist(), config.num_answers)
+            for b, (item, hypotheses) in enumerate(zip(batch, found, strict=True))
+        ]
+
+    def _generate(self, source: Any, inputs: Inputs, config: ReadConfig) -> list[list[Hypothesis]]:
+        layout = self.layout
+        longest = layout.max_answer_tokens if config.max_answer_tokens is None else config.max_answer_tokens
+        settings = GenerationConfig(
+            start=layout.answer_start, stop=layout.stop, beams=config.num_beams, max_tokens=longest,
+            length_penalty=config.length_penalty, never=layout.never,
+        )  # fmt: skip
+        spans = None
+        if config.extractive:
+            ids_BS = span_sources(inputs.ids_BNL, inputs.context_BNL)
+            spans = Spans(ids_BS, self.tokenizer.continuation_V, config.num_beams)
+        return generate(self.decoder, source, len(inputs.ids_BNL), settings, spans)
+
+    def _reading(
+        self, item: _Prepared, hypotheses: list[Hypothesis], relevance: list[float], num_answers: int
+    ) -> Reading:
+        order = sorted(range(len(relevance)), key=lambda n: -relevance[n])
+        answers = []
+        for hypothesis in hypotheses[:num_answers]:
+            generated = self.tokenizer.decode(hypothesis.tokens).strip()
+            surface = surface_form(hypothesis.tokens, generated, item.texts, item.contexts, order)
+            passage = None if surface.passage is None else item.kept[surface.passage]
+            answers.append(Answer(surface.text, generated, hypothesis.log_probability, passage, surface.span))
+        return Reading(answers, list(relevance))
+
+
+def _layout_of(loaded: LoadedSeq2Seq) -> ReaderLayout:
+    stored = loaded.info.get("reader")
+    if stored is not None:
+        return ReaderLayout.from_dict(stored)
+    family = loaded.model.family
+    if family.name not in ("bart", "t5"):
+        msg = (
+            f"'{loaded.folder}' is no reader: its gr_model.json has no 'reader' entry. Use a model that the recipe "
+            "'fid' made, or a BART or T5."
+        )
+        raise ModelError(msg)
+    start: tuple[int, ...] = (family.decoder_start,)
+    if family.name == "bart":
+        # BART was trained to write its own start token first.
+        start = (family.decoder_start, loaded.tokenizer.special["bos"])
+    layout = text_layout(loaded.tokenizer, answer_start=start)
+    longest = family.max_positions
+    if longest is not None and layout.max_passage_tokens > longest:
+        layout = dataclasses.replace(layout, max_passage_tokens=longest)
+    return layout
