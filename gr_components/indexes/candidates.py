@@ -60,10 +60,10 @@ class Occurrences:
     Where sequences occur in live and allowed documents.
 
     :param owners_N: Which of the given sequences.
-    :param numbers_N: Document numbers of the store.
-    :param positions_N: Offset in tokens from the start of the document's text in this field.
+    :param documents_N: Places of the documents in the index; `numbers_D` of the index gives the store's numbers.
+    :param positions_N: Offset in tokens from the start of the document's text in the field.
     """
 
     owners_N: Int64
-    numbers_N: Int64
+    documents_N: Int64
     positions_N: Int64
