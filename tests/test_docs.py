@@ -1,7 +1,7 @@
 """
 Every snippet of the documentation is true.
 
-`yaml`: pipelines are validated, recipes and everything else parsed. `python` and `bash`: run in order, one folder per page, in
+`yaml`: pipelines are validated, everything else is parsed. `python` and `bash`: run in order, one folder per page, in
 which `my-documents.jsonl` is a small corpus; fences marked `no-run` are only parsed. `json`: parsed.
 """
 
