@@ -1,4 +1,4 @@
-"""Run rows of different lengths through a model in batches of similar length, with smaller batches when memory runs out."""
+"""Run rows of different lengths through a model in batches of similar length, in smaller ones when memory runs out."""
 
 import logging
 import re

@@ -6,9 +6,10 @@ Face encoder, from nothing but `config.json`.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from gr_components.errors import ConfigError, ModelError, ModelNotFoundError
 
@@ -64,14 +65,39 @@ class EncoderLayout:
     lower_case: bool = False
     similarity: str | None = None
 
-    def prompt(self, role: str) -> str:
-        """
-        Return the prompt that the model wants in front of queries or documents; often empty.
 
-        :param role: `query` or `document`.
-        """
-        names = ("query",) if role == "query" else _DOCUMENT_PROMPTS
-        return next((self.prompts[name] for name in names if name in self.prompts), "")
+@dataclass(frozen=True)
+class EncoderInfo:
+    """
+    What a text encoder's user may want to know.
+
+    :param dimension: Width of the vectors.
+    :param max_length: Largest number of tokens of a text; longer texts are cut.
+    :param fingerprint: Equal for equal models, whatever the backend; stored with vectors.
+    :param prompts: Prompts of the model by name.
+    :param include_prompt: Whether a prompt's tokens take part in pooling.
+    :param type_ids: Whether the model takes segments.
+    :param similarity: What the model was trained with (`cosine`, `dot`, ...), if it says so.
+    """
+
+    dimension: int
+    max_length: int
+    fingerprint: str
+    prompts: dict[str, str] = field(default_factory=dict)
+    include_prompt: bool = True
+    type_ids: bool = True
+    similarity: str | None = None
+
+
+def choose_prompt(prompts: Mapping[str, str], role: Literal["query", "document"]) -> str:
+    """
+    Return the prompt that a model wants in front of queries or documents; often empty.
+
+    :param prompts: The model's prompts by name.
+    :param role: `query` or `document`.
+    """
+    names = ("query",) if role == "query" else _DOCUMENT_PROMPTS
+    return next((prompts[name] for name in names if name in prompts), "")
 
 
 def read_layout(folder: Path, *, pooling: str | None = None) -> EncoderLayout:
@@ -99,8 +125,8 @@ def _read_modules(folder: Path, pooling: str | None) -> EncoderLayout:
     unknown = [kind for kind in kinds if kind not in ("Transformer", "Pooling", "Dropout", *_STEPS)]
     if unknown or kinds[:2] != ["Transformer", "Pooling"]:
         msg = (
-            f"'{folder}' is a sentence-transformers model of the modules {', '.join(kinds)}. Supported are Transformer, "
-            f"then Pooling, then any of {', '.join(_STEPS)} and Dropout."
+            f"'{folder}' is a sentence-transformers model of the modules {', '.join(kinds)}. "
+            f"Supported are Transformer, then Pooling, then any of {', '.join(_STEPS)} and Dropout."
         )
         raise ModelError(msg)
     base = folder / modules[0]["path"]

@@ -1,0 +1,66 @@
+"""
+Model weights as int8 with one scale per matrix row: a quarter of the size, for shipping; dequantised when loaded.
+
+A tensor `name` becomes the int8 tensor `name` and the float32 tensor `name.row_scale`; vectors are kept as float16.
+"""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from gr_components.errors import ModelError, ModelNotFoundError
+
+FILE_NAME = "model.int8.safetensors"
+SCALE = ".row_scale"
+
+
+def save_rows(module: nn.Module, folder: Path) -> None:
+    """
+    Write a module's weights as int8 rows; tensors that share memory are written once.
+
+    :param module: The module.
+    :param folder: An existing folder, which gets `model.int8.safetensors`.
+    """
+    seen: set[int] = set()
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in module.state_dict().items():
+        if tensor.numel() and tensor.data_ptr() in seen:
+            continue
+        seen.add(tensor.data_ptr())
+        tensors.update(_quantise(name, tensor.detach().cpu()))
+    save_file(tensors, folder / FILE_NAME, metadata={"format": "pt"})
+
+
+def read_rows(folder: Path) -> dict[str, Tensor]:
+    """
+    Read int8 rows back as float32 tensors.
+
+    :param folder: A folder with `model.int8.safetensors`.
+    :raises ModelNotFoundError: If there is no such file.
+    :raises ModelError: If it is damaged or truncated.
+    """
+    path = folder / FILE_NAME
+    if not path.is_file():
+        msg = f"'{folder}' has no {FILE_NAME}."
+        raise ModelNotFoundError(msg)
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        msg = f"'{path}' is damaged or truncated: {error}"
+        raise ModelError(msg) from error
+    for name in [key for key in tensors if key.endswith(SCALE)]:
+        scale_N = tensors.pop(name)
+        matrix = name.removesuffix(SCALE)
+        tensors[matrix] = tensors[matrix].float() * scale_N[:, None]
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+
+
+def _quantise(name: str, tensor: Tensor) -> dict[str, Tensor]:
+    if tensor.dim() != 2 or not tensor.is_floating_point() or min(tensor.shape) < 2:
+        return {name: tensor.to(torch.float16).contiguous() if tensor.is_floating_point() else tensor.contiguous()}
+    scale_N = tensor.float().abs().amax(dim=1).clamp_min(1e-12) / 127.0
+    rounded = (tensor.float() / scale_N[:, None]).round().clamp(-127, 127).to(torch.int8)
+    return {name: rounded.contiguous(), name + SCALE: scale_N}
