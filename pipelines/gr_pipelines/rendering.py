@@ -1,6 +1,7 @@
 """Search results and answers as JSON for programs and as text for people."""
 
 import json
+import math
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -56,7 +57,7 @@ def documents_text(documents: Sequence[Document]) -> Iterator[str]:
 
 def answers_text(answers: Sequence[GeneratedAnswer]) -> Iterator[str]:
     """
-    Yield lines that show answers and the passages that the reader looked at, by its attention.
+    Yield lines that show answers and the passages that the reader looked at, each with its share of the attention.
 
     :param answers: What was answered.
     """
@@ -65,10 +66,18 @@ def answers_text(answers: Sequence[GeneratedAnswer]) -> Iterator[str]:
     for answer in answers:
         probability = answer.meta.get("log_probability")
         yield answer.data + (f"   (log-probability {probability:.2f})" if isinstance(probability, float) else "")
-        for rank, document in enumerate(answer.documents, start=1):
-            score = "" if document.score is None else f"{document.score:.3f}"
-            yield f"  {rank:>2}  {score:>6}  {document.id}  {document.meta.get('title') or ''}".rstrip()
-            yield _excerpt(document.content or "", indent=6)
+        shares = _shares(answer.meta.get("passage_scores") or {})
+        for document in answer.documents:
+            share = f"{shares[document.id]:.0%}" if document.id in shares else ""
+            yield f"  {share:>5}  {document.id}  {document.meta.get('title') or ''}".rstrip()
+            yield _excerpt(document.content or "", indent=9)
+
+
+def _shares(logits: dict[str, float]) -> dict[str, float]:
+    """Softmax."""
+    highest = max(logits.values(), default=0.0)
+    weights = {name: math.exp(logit - highest) for name, logit in logits.items()}
+    return {name: weight / sum(weights.values()) for name, weight in weights.items()}
 
 
 def _excerpt(text: str, indent: int, lines: int = 2) -> str:
