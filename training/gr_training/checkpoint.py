@@ -22,6 +22,7 @@ from gr_components.errors import ProvenanceError
 
 _FORMAT = "gr.checkpoint/1"
 
+
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
     """
     Return the model's own tensors by name, each shared one once: parameters and persistent buffers.
@@ -31,6 +32,7 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
     saved = set(model.state_dict())
     named = [*model.named_parameters(), *model.named_buffers()]
     return {name: tensor.detach() for name, tensor in named if name in saved}
+
 
 def put_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """
@@ -49,6 +51,7 @@ def put_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
         for name, tensor in own.items():
             tensor.copy_(weights[name])
 
+
 def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
     """
     Write tensors to one file, which gets its name when it is complete.
@@ -66,6 +69,7 @@ def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
         partial.unlink(missing_ok=True)
         raise
 
+
 def load_weights(path: Path) -> dict[str, Tensor]:
     """
     Read what `save_weights` wrote.
@@ -73,6 +77,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     :param path: The file.
     """
     return dict(load_file(str(path)))
+
 
 def write_checkpoint(
     folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], keep: int
@@ -105,6 +110,7 @@ def write_checkpoint(
         shutil.rmtree(old, ignore_errors=True)
     return path
 
+
 def latest_checkpoint(folder: Path) -> Path | None:
     """
     Return the newest complete checkpoint; what a killed process left half-written is removed.
@@ -117,6 +123,7 @@ def latest_checkpoint(folder: Path) -> Path | None:
         shutil.rmtree(partial, ignore_errors=True)
     found = _checkpoints(folder)
     return found[-1] if found else None
+
 
 def read_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """
@@ -132,6 +139,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str,
         raise ProvenanceError(msg)
     return {file.stem: load_weights(file) for file in sorted(path.glob("*.safetensors"))}, state
 
+
 def optimiser_tensors(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     """
     Return the optimiser's state as tensors named `<what>/<parameter>`.
@@ -145,6 +153,7 @@ def optimiser_tensors(model: nn.Module, optimiser: torch.optim.Optimizer) -> dic
         for parameter, state in optimiser.state.items()
         for key, value in state.items()
     }
+
 
 def put_optimiser_tensors(model: nn.Module, optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """
@@ -161,14 +170,17 @@ def put_optimiser_tensors(model: nn.Module, optimiser: torch.optim.Optimizer, te
         device = torch.device("cpu") if what == "step" and parameter.device.type == "cpu" else parameter.device
         optimiser.state[parameter][what] = value.to(device).clone()
 
+
 def _checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if _is_complete(path))
 
+
 def _is_complete(path: Path) -> bool:
     return (path / "state.json").is_file()
+
 
 def _sync(path: Path) -> None:
     with path.open("rb+") as file:
         os.fsync(file.fileno())
 
-Saver = Callable[[Path], None]
+

@@ -179,7 +179,9 @@ class _Run:
         set_rate(self.optimiser, rate_factor(step, config))
         total, count = torch.zeros((), device=accelerator.device), torch.zeros((), device=accelerator.device)
         for number in range(config.accumulate):
-            turn = Turn(config.seed, step, number, config.accumulate, accelerator.process_index, accelerator.num_processes)
+            turn = Turn(
+                config.seed, step, number, config.accumulate, accelerator.process_index, accelerator.num_processes
+            )
             batch = send_to_device(self.make_batch(turn), accelerator.device)
             torch.manual_seed(turn.torch_seed)
             last = number == config.accumulate - 1
@@ -258,7 +260,9 @@ class _Run:
             if self.average is not None:
                 tensors["average"] = self.average.weights
             state = {"progress": asdict(self.progress), "identity": self.identity}
-            write_checkpoint(self.folder / "checkpoints", self.progress.step, tensors, state, self.config.keep_checkpoints)
+            write_checkpoint(
+                self.folder / "checkpoints", self.progress.step, tensors, state, self.config.keep_checkpoints
+            )
             self._drop_old_best()
         self.accelerator.wait_for_everyone()
 

@@ -66,7 +66,9 @@ class Turn:
     @property
     def torch_seed(self) -> int:
         """Seed of dropout in this round and process."""
-        state = np.random.SeedSequence((self.seed, _DROPOUT, self.step, self.round, self.rank)).generate_state(1, np.uint64)
+        state = np.random.SeedSequence((self.seed, _DROPOUT, self.step, self.round, self.rank)).generate_state(
+            1, np.uint64
+        )
         return int(state[0] >> 1)
 
 

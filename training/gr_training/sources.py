@@ -153,10 +153,10 @@ def load_sources(
         except DataError as error:
             if not source.optional:
                 raise
-            report.event("data skipped", name=source.name, reason=str(error))
+            report.event("data skipped", set=source.name, reason=str(error))
             continue
         loaded = _load(source, forbidden)
-        report.event("data", name=source.name, passages=len(loaded.passages), questions=len(loaded.questions))
+        report.event("data", set=source.name, passages=len(loaded.passages), questions=len(loaded.questions))
         sets.append(loaded)
     if not any(each.questions for each in sets):
         msg = f"No training question is left in {[source.name for source in sources]}: check files, ids and judgements."

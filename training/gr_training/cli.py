@@ -1,0 +1,42 @@
+"""`gr train`: run a recipe file."""
+
+import json
+from pathlib import Path
+
+import click
+
+from gr_components.progress import Console
+from gr_training.config import load_raw, parse, to_plain
+from gr_training.recipes import recipe_module
+from gr_training.run import Run, prepare
+from gr_training.runtime import tune_malloc
+
+
+@click.command("train")
+@click.argument("recipe", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder of the run. Default: runs/NAME.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Replace a setting: fit.steps=100.")
+@click.option("--resume", is_flag=True, help="Continue a run that was interrupted.")
+@click.option("--restart", is_flag=True, help="Throw away what the folder holds and begin again.")
+@click.option("--device", default=None, help="cpu, or by default the best one there is.")
+@click.option("--dry-run", is_flag=True, help="Check the recipe, show it with all defaults, and stop.")
+def command(
+    recipe: Path, out: Path | None, overrides: tuple[str, ...], resume: bool, restart: bool, device: str | None,
+    dry_run: bool,
+) -> None:  # fmt: skip
+    """Train a model as RECIPE says, and write it to OUT/model."""
+    if resume and restart:
+        msg = "--resume and --restart exclude each other."
+        raise click.UsageError(msg)
+    if not dry_run:
+        tune_malloc()
+    data = load_raw(recipe, overrides)
+    module = recipe_module(data.get("recipe"), str(recipe))
+    config = parse(module.Config, data, str(recipe))
+    if dry_run:
+        click.echo(json.dumps(to_plain(config), indent=2, ensure_ascii=False))
+        return
+    out = Path("runs") / recipe.stem if out is None else out
+    prepare(out, config, resume=resume, restart=restart)
+    folder = module.train(config, Run(out=out, resume=resume, device=device, report=Console()))
+    click.echo(str(folder))
