@@ -111,7 +111,9 @@ class TextTokenizer:
         folder = Path(folder)
         self._tokenizer.save(str(folder / "tokenizer.json"))
         roles = {f"{role}_token": self.token(index) for role, index in self.special.items()}
-        config = {"tokenizer_class": "PreTrainedTokenizerFast", **roles}
+        config: dict[str, object] = {"tokenizer_class": "PreTrainedTokenizerFast", **roles}
+        if any(self.encode_templated([""], [""])[0].type_ids):  # a model trained with segments must get them again
+            config["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
         (folder / "tokenizer_config.json").write_text(
             json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8"
         )
