@@ -103,7 +103,7 @@ class FusionReader:
     ) -> None:
         self.tokenizer = loaded.tokenizer
         self.decoder = loaded.decoder
-        self.layout = _layout_of(loaded) if layout is None else layout
+        self.layout = layout_of(loaded) if layout is None else layout
         if max_passage_tokens is not None:
             self.layout = dataclasses.replace(self.layout, max_passage_tokens=max_passage_tokens)
         longest = loaded.model.family.max_positions
@@ -245,10 +245,17 @@ class FusionReader:
         return Reading(answers, list(relevance))
 
 
-def _layout_of(loaded: LoadedSeq2Seq) -> ReaderLayout:
+def layout_of(loaded: LoadedSeq2Seq, **lengths: int) -> ReaderLayout:
+    """
+    Return how a model's input is written.
+
+    :param loaded: The model.
+    :param lengths: Limits other than what the model says; for a plain BART or T5, other than those of `text_layout`.
+    :raises ModelError: If it is neither a reader nor a BART or T5.
+    """
     stored = loaded.info.get("reader")
     if stored is not None:
-        return ReaderLayout.from_dict(stored)
+        return ReaderLayout.from_dict({**stored, **lengths})
     family = loaded.model.family
     if family.name not in ("bart", "t5"):
         msg = (
@@ -260,8 +267,4 @@ def _layout_of(loaded: LoadedSeq2Seq) -> ReaderLayout:
     if family.name == "bart":
         # BART was trained to write its own start token first.
         start = (family.decoder_start, loaded.tokenizer.special["bos"])
-    layout = text_layout(loaded.tokenizer, answer_start=start)
-    longest = family.max_positions
-    if longest is not None and layout.max_passage_tokens > longest:
-        layout = dataclasses.replace(layout, max_passage_tokens=longest)
-    return layout
+    return text_layout(loaded.tokenizer, answer_start=start, **lengths)

@@ -1,7 +1,7 @@
 """
 Training examples of a reader: which passages it sees, cut where, and which answer it is to write.
 
-Batches are functions of (seed, step) alone. A *group* is a fixed number of consecutive batches over consecutive positions
+Batches are functions of (seed, step) alone. A *group* is a fixed number of consecutive batches over consecutive places
 of the endless sequence of examples (`order.py`); within it the examples are sorted by length, so that a batch needs
 little padding, and some of the batches have hard negatives.
 

@@ -7,6 +7,7 @@ shared. The vocabulary is cut to what the texts need, since the embedding matrix
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,9 @@ _NUM_RESERVED = 16
 _LAST_LATIN = 0x250
 
 
-def cut_vocabulary(encoder_folder: str | Path, texts: Iterable[str]) -> tuple[TextTokenizer, list[int]]:
+def cut_vocabulary(
+    encoder_folder: str | Path, texts: Iterable[str], *, min_count: int = 1
+) -> tuple[TextTokenizer, list[int]]:
     """
     Cut a WordPiece vocabulary to the tokens that texts need.
 
@@ -37,6 +40,7 @@ def cut_vocabulary(encoder_folder: str | Path, texts: Iterable[str]) -> tuple[Te
 
     :param encoder_folder: Folder of a BERT-like encoder with a WordPiece `tokenizer.json`.
     :param texts: Everything that the model should be able to read and write without falling apart into characters.
+    :param min_count: How often a token must occur in them to be kept.
     :returns: The tokenizer over the new ids, and the old id of each new one.
     :raises ConfigError: If the tokenizer is not WordPiece.
     """
@@ -46,14 +50,15 @@ def cut_vocabulary(encoder_folder: str | Path, texts: Iterable[str]) -> tuple[Te
         msg = f"Only WordPiece vocabularies can be cut; '{encoder_folder}' has {definition['model']['type']}."
         raise ConfigError(msg)
     old_ids: dict[str, int] = definition["model"]["vocab"]
-    used: set[str] = set()
+    counts: Counter[int] = Counter()
     batch: list[str] = []
     for text in texts:
         batch.append(text)
         if len(batch) == 1000:
-            used.update(full.token(i) for ids in full.encode(batch) for i in ids)
+            counts.update(i for ids in full.encode(batch) for i in ids)
             batch.clear()
-    used.update(full.token(i) for ids in full.encode(batch) for i in ids)
+    counts.update(i for ids in full.encode(batch) for i in ids)
+    used = {full.token(index) for index, count in counts.items() if count >= min_count}
     special = {full.token(i) for i in full.special.values()}
     special.update(f"[unused{i}]" for i in range(_NUM_RESERVED))
     keep = [

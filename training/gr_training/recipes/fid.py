@@ -1,0 +1,240 @@
+"""
+`fid`: a Fusion-in-Decoder reader (Izacard & Grave, 2021, https://arxiv.org/abs/2007.01282).
+
+Starts from an encoder-decoder (T5, BART, or one made by `seq2seq_pretrain`), or from a BERT-like encoder, which becomes
+a BERT-to-BERT model with a cut vocabulary and a copy head. Questions come with their relevant passage and, in part of
+the batches, with hard negatives from BM25. The loss of a question is the negative log-likelihood of a sampled answer;
+models with a copy head get an auxiliary loss on where the answer starts.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+
+from gr_components.data import Passage, searchable_text
+from gr_components.evaluation import evaluate_answers
+from gr_components.indexes.lexical import Analysis, LexicalIndex
+from gr_components.models.description import read_description
+from gr_components.models.resolve import MINILM, resolve_model
+from gr_components.models.seq2seq.building import build_seq2seq_from_encoder, cut_vocabulary
+from gr_components.models.seq2seq.copying import CopyConfig
+from gr_components.models.seq2seq.folder import LoadedSeq2Seq, Weights, load_seq2seq, save_seq2seq
+from gr_components.models.seq2seq.model import Seq2SeqModel
+from gr_components.progress import Reporter, track
+from gr_components.readers.fusion import FusionReader, ReadConfig, layout_of
+from gr_components.readers.layout import ReaderLayout, reserved_layout
+from gr_training.attention import register
+from gr_training.card import Provenance, describe, used
+from gr_training.config import STRICT_KEYS, checked_dataclass, to_plain
+from gr_training.fitting import Count, FitConfig
+from gr_training.loop import LossSum, fit
+from gr_training.reader_examples import BatchConfig, ReaderExamples
+from gr_training.run import Run, identity
+from gr_training.sources import (
+    HeldOutConfig,
+    QuestionSet,
+    SourceConfig,
+    ValidationConfig,
+    load_sources,
+    load_validation,
+)
+
+_SEARCH_BATCH = 500
+
+
+@checked_dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
+class LengthConfig:
+    """
+    Lengths in tokens, stored with the model.
+
+    :param max_passage_tokens: Longest input: question, title, context and what stands between them.
+    :param max_question_tokens: Longest question.
+    :param max_title_tokens: Longest title.
+    :param max_answer_tokens: Longest answer in serving, its end included.
+    """
+
+    max_passage_tokens: Count = 224
+    max_question_tokens: Count = 50
+    max_title_tokens: Count = 20
+    max_answer_tokens: Annotated[int, Field(ge=2)] = 24
+
+
+@checked_dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
+class EncoderStartConfig:
+    """
+    How an encoder-decoder is made of a BERT-like encoder; unused when `model` is one already.
+
+    :param decoder_layers: Decoder layers.
+    :param dropout: Of hidden states.
+    :param min_token_count: Tokens that are rarer in the training texts are left out of the vocabulary.
+    :param selective_read: Whether the decoder also reads the source where it copies from.
+    """
+
+    decoder_layers: Count = 2
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    min_token_count: Count = 1
+    selective_read: bool = True
+
+
+@checked_dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
+class Config:
+    """
+    Settings of the recipe.
+
+    :param model: What to start from.
+    :param start: How an encoder becomes an encoder-decoder.
+    :param lengths: Lengths in tokens.
+    :param data: Training sets, questions with `answers`.
+    :param held_out: Questions that must not be trained on.
+    :param validation: Questions that select the model.
+    :param validation_passages: How many BM25 passages validation reads, besides reading the relevant one alone.
+    :param batches: What a batch is made of.
+    :param start_weight: Weight of the loss on where an answer starts (models with a copy head).
+    :param weights: How the model is saved.
+    :param fit: The training loop.
+    """
+
+    recipe: Literal["fid"] = "fid"
+    model: str = MINILM
+    start: EncoderStartConfig = field(default_factory=EncoderStartConfig)
+    lengths: LengthConfig = field(default_factory=LengthConfig)
+    data: tuple[SourceConfig, ...]
+    held_out: tuple[HeldOutConfig, ...] = ()
+    validation: ValidationConfig
+    validation_passages: Count = 5
+    batches: BatchConfig = field(default_factory=BatchConfig)
+    start_weight: Annotated[float, Field(ge=0)] = 2.5
+    weights: Weights = "float32"
+    fit: FitConfig
+
+
+def train(config: Config, run: Run) -> Path:
+    """
+    Train a reader.
+
+    :param config: The recipe.
+    :param run: Where and how.
+    :returns: The folder of the model.
+    """
+    sets = load_sources(config.data, config.held_out, run.report)
+    validation = load_validation(config.validation)
+    loaded, layout = _start(config, sets)
+    model = loaded.model
+    depth = config.batches.depth + 1 if config.batches.num_negatives else 0
+    found = [_search(each, depth, run.report) for each in sets]
+    examples = ReaderExamples(
+        sets, found, loaded.tokenizer, layout, config.batches, config.fit.seed, must_occur=model.copy is not None
+    )
+    for each, number in zip(sets, examples.num_questions, strict=True):
+        run.report.event("examples", source=each.name, questions=number)
+    tops = _search(validation, config.validation_passages, run.report)
+    files = [each.files or {} for each in (*sets, validation)]
+    progress = fit(
+        model, examples.batch, lambda m, batch: _loss(m, batch, config.start_weight), config.fit,
+        folder=run.out, resume=run.resume, device=run.device, report=run.report, metric="mean",
+        validate=lambda m: _validate(FusionReader(loaded, layout), config, validation, tops),
+        identity=identity(config, files),
+    )  # fmt: skip
+    info = {"reader": layout.to_dict()}
+    save_seq2seq(model, loaded.tokenizer, info, run.model, weights=config.weights)
+    written = read_description(run.model) or {}
+    written.pop("format")
+    describe(run.model, Provenance(
+        task="reader", recipe=to_plain(config), base_model=config.model, data=used(sets), metrics=progress.best,
+        steps=(progress.step, progress.best_step), minutes=progress.seconds / 60,
+    ), **written)  # fmt: skip
+    return run.model
+
+
+def _start(config: Config, sets: Sequence[QuestionSet]) -> tuple[LoadedSeq2Seq, ReaderLayout]:
+    folder = resolve_model(config.model)
+    lengths: dict[str, int] = to_plain(config.lengths)
+    if json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"] == "bert":
+        torch.manual_seed(config.fit.seed)
+        start = config.start
+        tokenizer, keep = cut_vocabulary(folder, _texts(sets), min_count=start.min_token_count)
+        copy = CopyConfig(
+            previous_state=True, position_bias=True, continuation=True, selective_read=start.selective_read,
+            initial_gate=1.0,
+        )  # fmt: skip
+        model = build_seq2seq_from_encoder(
+            folder, keep, decoder_layers=start.decoder_layers, copy=copy, dropout=start.dropout
+        )
+        loaded = LoadedSeq2Seq(model, tokenizer, {}, folder)
+    else:
+        loaded = load_seq2seq(config.model, device="cpu")
+    if loaded.model.family.name == "bert":
+        loaded.model.hf.encoder.set_attn_implementation(register())
+        _no_attention_dropout(loaded.model)
+        return loaded, reserved_layout(loaded.tokenizer, **lengths)
+    return loaded, layout_of(loaded, **lengths)
+
+
+def _no_attention_dropout(model: Seq2SeqModel) -> None:
+    """Dropout of attention weights costs much on a CPU and gave nothing."""
+    for module in model.hf.encoder.modules():
+        if hasattr(module, "is_causal") and isinstance(getattr(module, "dropout", None), torch.nn.Dropout):
+            module.dropout.p = 0.0
+    model.family.attention_dropout = 0.0
+
+
+def _texts(sets: Sequence[QuestionSet]) -> Iterator[str]:
+    for each in sets:
+        for passage in each.passages:
+            yield searchable_text(passage.title, passage.text)
+        for question in each.questions:
+            yield question.text
+
+
+def _search(each: QuestionSet, depth: int, report: Reporter) -> list[list[int]]:
+    """Rows of the best BM25 passages of each question."""
+    if not depth:
+        return [[] for _ in each.questions]
+    index = LexicalIndex.create(None, Analysis())
+    index.apply([], ((row, searchable_text(p.title, p.text)) for row, p in enumerate(each.passages)))
+    batches = [each.questions[i : i + _SEARCH_BATCH] for i in range(0, len(each.questions), _SEARCH_BATCH)]
+    rows: list[list[int]] = []
+    for batch in track(batches, report, f"search {each.name}", len(each.questions), len):
+        hits = index.search([question.text for question in batch], top_k=depth)
+        rows += [[row for row, _ in several] for several in hits]
+    return rows
+
+
+def _loss(model: Seq2SeqModel, batch: dict[str, torch.Tensor], start_weight: float) -> LossSum:
+    memory = model.encode_fused(batch["ids_BNL"], batch["mask_BNL"], batch["context_BNL"])
+    log_probs_BT, log_start_BS = model.teacher_forced(memory, batch["inputs_BT"], batch["targets_BT"], batch["real_BT"])
+    total = -log_probs_BT.sum()
+    if log_start_BS is not None and start_weight:
+        starts_BS = batch["starts_BS"]
+        mass_B = torch.logsumexp(log_start_BS.masked_fill(~starts_BS, -1e4), dim=-1)
+        total = total - start_weight * mass_B.masked_fill(~starts_BS.any(-1), 0.0).sum()
+    return LossSum(total, len(log_probs_BT))
+
+
+def _validate(
+    reader: FusionReader, config: Config, validation: QuestionSet, tops: Sequence[Sequence[int]]
+) -> dict[str, float]:
+    """Exact match and F1 in percent with the relevant passage, and with what BM25 finds; `mean` is that of the four."""
+    metrics: dict[str, float] = {}
+    texts = [question.text for question in validation.questions]
+    settings = ReadConfig()
+    bfloat16 = config.fit.precision == "bfloat16"
+    top = f"top {config.validation_passages}"
+    for name, rows in (("gold", [several[:1] for several in validation.positives]), (top, tops)):
+        passages: list[list[Passage]] = [[validation.passages[row] for row in several] for several in rows]
+        with torch.autocast(reader.decoder.model.device.type, torch.bfloat16, enabled=bfloat16):
+            readings = reader.read(texts, passages, settings)
+        predictions = {
+            question.id: reading.answers[0].text
+            for question, reading in zip(validation.questions, readings, strict=True)
+            if reading.answers
+        }
+        means = evaluate_answers(predictions, validation.questions).means
+        metrics.update({f"{name} {measure}": 100 * value for measure, value in means.items()})
+    metrics["mean"] = sum(metrics.values()) / len(metrics)
+    return metrics
