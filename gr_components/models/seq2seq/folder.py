@@ -131,6 +131,8 @@ def save_seq2seq(
         description = {**info, "copy": copy, "weights": weights, "tokenizer_fingerprint": tokenizer.fingerprint}
         write_description(temporary, description)
         temporary.chmod(0o755)
+        for file in temporary.iterdir():
+            file.chmod(0o644)  # safetensors gives nobody else the right to read
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(temporary, folder)
