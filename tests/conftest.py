@@ -17,3 +17,20 @@ from gr_components.models.resolve import MINILM, resolve_model
 def minilm() -> Path:
     """The folder of all-MiniLM-L6-v2, real weights."""
     return resolve_model(MINILM)
+
+
+@pytest.fixture(scope="session")
+def tiny_ranker(tmp_path_factory: pytest.TempPathFactory, minilm: Path) -> Path:
+    """A cross-encoder with MiniLM's tokenizer and two small layers of random weights."""
+    import torch
+    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+
+    folder = tmp_path_factory.mktemp("tiny_ranker")
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=30522, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+        max_position_embeddings=128, num_labels=1, initializer_range=0.3,
+    )  # fmt: skip
+    BertForSequenceClassification(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(minilm).save_pretrained(folder)
+    return folder

@@ -1,0 +1,101 @@
+"""What components do with their settings: check them, serialize them, combine filters, read documents' text."""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+from haystack import Document, default_to_dict
+from haystack.document_stores.types import FilterPolicy
+from haystack.document_stores.types.filter_policy import apply_filter_policy
+from haystack.utils import ComponentDevice, Secret
+
+from gr_components.errors import ConfigError, DeviceError
+
+
+def settings_to_dict(component: Any) -> dict[str, Any]:
+    """
+    Serialize a component that stores every argument of `__init__` under its own name.
+
+    :param component: The component.
+    """
+    names = [name for name in inspect.signature(type(component).__init__).parameters if name != "self"]
+    return default_to_dict(component, **{name: getattr(component, name) for name in names})
+
+
+def check_top_k(top_k: int, *, least: int) -> None:
+    """
+    Check a number of documents.
+
+    :param top_k: The setting.
+    :param least: 1 at construction; 0 at run time, where it means "nothing, please".
+    :raises ConfigError: If it is smaller.
+    """
+    if top_k < least:
+        msg = f"top_k must be at least {least}, got {top_k}."
+        raise ConfigError(msg)
+
+
+def policy_name(filter_policy: str | FilterPolicy) -> str:
+    """
+    Return a filter policy as the plain value that is serialized.
+
+    :param filter_policy: `replace`, `merge` or Haystack's enumeration.
+    :raises ConfigError: If it is unknown.
+    """
+    try:
+        return FilterPolicy.from_str(str(filter_policy)).value
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def effective_filters(
+    policy: str, configured: dict[str, Any] | None, given: dict[str, Any] | None
+) -> dict[str, Any] | None:
+    """
+    Combine the filters of the configuration with those of a run.
+
+    :param policy: `replace` or `merge`.
+    :param configured: Filters of the configuration.
+    :param given: Filters of the run: None means as configured; `{}` replaces the configured ones by none.
+    """
+    if given is not None and not given and policy == FilterPolicy.REPLACE.value:
+        return None
+    return apply_filter_policy(FilterPolicy.from_str(policy), configured, given) or None
+
+
+def device_name(device: ComponentDevice | None) -> str | None:
+    """
+    Return a device as torch names it; None leaves the choice to the loader.
+
+    :param device: The setting.
+    :raises DeviceError: If it is a map of several devices.
+    """
+    if device is None:
+        return None
+    if device.has_multiple_devices:
+        msg = "A device map over several devices is not supported here. Use ComponentDevice.from_str('cuda:0')."
+        raise DeviceError(msg)
+    return device.to_torch_str()
+
+
+def token_value(token: Secret | None) -> str | None:
+    """
+    Return a secret's value, or None if its environment variables are not set.
+
+    :param token: The setting.
+    """
+    return None if token is None else token.resolve_value()
+
+
+def document_text(document: Document, meta_fields: Sequence[str], separator: str) -> str:
+    """
+    Return the text that models read of a document: the named metadata and the content, empty parts left out.
+
+    :param document: The document; without content, only its metadata are read.
+    :param meta_fields: Metadata fields, in order.
+    :param separator: Put between the parts.
+    """
+    parts = [str(value) for name in meta_fields if (value := document.meta.get(name)) not in (None, "")]
+    if document.content:
+        parts.append(document.content)
+    return separator.join(parts).strip()
