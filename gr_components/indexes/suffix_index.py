@@ -39,6 +39,7 @@ class DocumentSet:
         self._segments = segments
         self._masks = [None if mask is None or mask.all() else mask for mask in masks]
         self._filters: dict[tuple[int, str], PositionFilter] = {}
+        self._sizes: dict[str, tuple[int, int]] = {}
         self._lock = threading.Lock()
 
     @property
@@ -53,16 +54,11 @@ class DocumentSet:
 
         :param field: The field.
         """
-        tokens = entries = 0
-        for segment, mask in zip(self._segments, self._masks, strict=True):
-            text = segment.fields[field]
-            lengths_D, entries_D = np.diff(text.starts_D1.astype(np.int64)), text.entries_D
-            if mask is not None:
-                lengths_D, entries_D = lengths_D[mask], entries_D[mask]
-            num_entries = int(entries_D.sum(dtype=np.int64))
-            tokens += int(lengths_D.sum()) - num_entries
-            entries += num_entries
-        return tokens, entries
+        if field not in self._sizes:
+            pairs = zip(self._segments, self._masks, strict=True)
+            sizes = [_size(segment.fields[field], mask) for segment, mask in pairs]
+            self._sizes[field] = sum(tokens for tokens, _ in sizes), sum(entries for _, entries in sizes)
+        return self._sizes[field]
 
     def positions(self, segment: int, field: str) -> PositionFilter:
         """
@@ -271,6 +267,14 @@ class SuffixIndex:
         for s, text in self._texts(states.field):
             advance(text.arrays, states.nodes_SR3[s], states.depth, rows_BM.reshape(-1), tokens_N, nodes_SN3[s])
         return BeamStates(states.field, states.depth + 1, nodes_SN3)
+
+
+def _size(text: FieldText, mask: Bool | None) -> tuple[int, int]:
+    lengths_D, entries_D = np.diff(text.starts_D1.astype(np.int64)), text.entries_D
+    if mask is not None:
+        lengths_D, entries_D = lengths_D[mask], entries_D[mask]
+    entries = int(entries_D.sum(dtype=np.int64))
+    return int(lengths_D.sum()) - entries, entries
 
 
 def _merged(found: Best) -> Best:

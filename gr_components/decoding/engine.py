@@ -1,0 +1,221 @@
+"""
+Generative retrieval end to end: queries in, documents with their identifiers out.
+
+Shapes: B queries, K keys, V vocabulary.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from gr_components.decoding.beam_search import Blocked, beam_search
+from gr_components.decoding.config import SearchConfig
+from gr_components.decoding.extra_keys import best_tokens, rescored, unigram_keys, word_keys, words_view
+from gr_components.decoding.grammar import QUERY, Grammar, View
+from gr_components.decoding.interfaces import Decoder
+from gr_components.decoding.keys import Keys, distinct, join
+from gr_components.decoding.results import GenerativeResult, Hit, Identifier
+from gr_components.decoding.scoring import Scored, Unigrams, score_documents
+from gr_components.decoding.sources import Sources
+from gr_components.decoding.weights import Float64, log_odds
+from gr_components.errors import TokenizerMismatchError
+from gr_components.indexes.candidates import Float32
+from gr_components.indexes.suffix_index import DocumentSet, SuffixIndex
+from gr_components.tokenization import TextTokenizer
+
+_BEST_UNIGRAMS = 5000
+
+
+class GenerativeEngine:
+    """
+    Searches with a model that writes identifiers.
+
+    :param decoder: The model.
+    :param tokenizer: Its tokenizer.
+    :param grammar: What it writes.
+    :param config: Settings of searches that do not bring their own.
+    :param batch_size: Queries decoded together.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        tokenizer: TextTokenizer,
+        grammar: Grammar,
+        config: SearchConfig | None = None,
+        *,
+        batch_size: int = 16,
+    ) -> None:
+        self.decoder, self.tokenizer, self.grammar = decoder, tokenizer, grammar
+        self.config = SearchConfig() if config is None else config
+        self.batch_size = batch_size
+        self._fingerprint = tokenizer.fingerprint
+        self._body = next((view for view in grammar.views if view.stop is None), None)
+        self._all_views = [*grammar.views, *([] if self._body is None else [words_view(self._body)])]
+        self._blocked = {view.name: self._blocked_tokens(view) for view in grammar.views}
+
+    def search(
+        self,
+        queries: Sequence[str],
+        index: SuffixIndex,
+        *,
+        top_k: int,
+        allowed: DocumentSet | None = None,
+        config: SearchConfig | None = None,
+    ) -> list[GenerativeResult]:
+        """
+        Find documents for queries.
+
+        :param queries: Texts; an empty one finds nothing.
+        :param index: Where to search; made with this model's tokenizer and grammar.
+        :param top_k: Most documents for each query.
+        :param allowed: Documents to search in (`index.document_set`); None for all live ones.
+        :param config: Settings; None for the engine's own.
+        :returns: One result for each query.
+        :raises TokenizerMismatchError: If the index was made with another tokenizer or grammar.
+        :raises ConfigError: If the model has no view of a name in `config.views`.
+        :raises NumericsError: If the model returns NaN.
+        """
+        config = self.config if config is None else config
+        self.check(index)
+        allowed = index.live if allowed is None else allowed
+        results = [GenerativeResult([], join((), [], len(index.segments)))] * len(queries)
+        filled = [place for place, query in enumerate(queries) if query.strip()]
+        if not index.segments or top_k < 1:
+            return results
+        for begin in range(0, len(filled), self.batch_size):
+            places = filled[begin : begin + self.batch_size]
+            found = self._search_batch([queries[place] for place in places], index, top_k, allowed, config)
+            for place, result in zip(places, found, strict=True):
+                results[place] = result
+        return results
+
+    def check(self, index: SuffixIndex) -> None:
+        """
+        Make sure that the model can search an index.
+
+        :param index: The index.
+        :raises TokenizerMismatchError: If it was made with another tokenizer or grammar.
+        """
+        if not index.segments:
+            return
+        if index.tokenizer_fingerprint != self._fingerprint:
+            msg = (
+                f"The index was built with the tokenizer {str(index.tokenizer_fingerprint)[:12]}, the model uses "
+                f"{self._fingerprint[:12]}. Build the index again with this model, or use the model of the index."
+            )
+            raise TokenizerMismatchError(msg)
+        if set(index.fields) != set(self.grammar.fields) or index.segments[0].boundary != self.grammar.boundary:
+            msg = (
+                f"The index has the fields {sorted(index.fields)} and the boundary token {index.segments[0].boundary}, "
+                f"the model's grammar {sorted(self.grammar.fields)} and {self.grammar.boundary}. Build the index again "
+                "with this model."
+            )
+            raise TokenizerMismatchError(msg)
+
+    def _search_batch(
+        self, queries: Sequence[str], index: SuffixIndex, top_k: int, allowed: DocumentSet, config: SearchConfig
+    ) -> list[GenerativeResult]:
+        counted = index.live if config.global_counts else allowed
+        sources = Sources(queries, self.decoder, self.tokenizer, self.grammar)
+        parts: list[Keys] = []
+        first_BV: Float32 | None = None
+        for view in self._views(config):
+            generated = beam_search(
+                self.decoder, index, sources.get(view.source_suffix), view,
+                num_queries=len(queries), beams=min(view.beams or config.beams, config.beams),
+                blocked=self._blocked[view.name], allowed=allowed, counted=counted,
+            )  # fmt: skip
+            parts.append(rescored(generated.keys, self.decoder, sources, config) if config.rescore else generated.keys)
+            if view == self._body:
+                first_BV = generated.first_BV
+        if config.query_ngrams and self._body is not None:
+            words = word_keys(queries, self._body, config.query_ngrams, self.tokenizer, index, counted)
+            parts.append(rescored(words, self.decoder, sources, config))
+        keys = join(self._all_views, parts, len(index.segments))
+        results = []
+        for b in range(len(queries)):
+            first_V = None if first_BV is None else first_BV[b]
+            own = self._completed(keys.select(keys.owners_K == b), first_V, index, counted, config)
+            unigrams = self._unigrams(first_V, index, counted, config)
+            scored = score_documents(own, self._weights(own, counted, config), index, allowed, config, unigrams)
+            results.append(GenerativeResult(self._hits(scored, own, index, top_k), own))
+        return results
+
+    def _views(self, config: SearchConfig) -> list[View]:
+        if config.views is None:
+            return list(self.grammar.views)
+        return [self.grammar.view(name) for name in config.views]
+
+    def _completed(
+        self, keys: Keys, first_V: Float32 | None, index: SuffixIndex, counted: DocumentSet, config: SearchConfig
+    ) -> Keys:
+        """Add single tokens if they are asked for, and drop what is there twice."""
+        if config.unigram_keys and first_V is not None and self._body is not None:
+            blocked_V = self._blocked[self._body.name].later_V
+            singles = unigram_keys(first_V, len(keys), self._body, blocked_V, index, counted)
+            keys = join(self._all_views, [keys, singles], len(index.segments))
+        return distinct(keys) if config.unigram_keys or config.query_ngrams else keys
+
+    def _weights(self, keys: Keys, counted: DocumentSet, config: SearchConfig) -> Float64:
+        log_probs_K = keys.log_probs_K.astype(np.float64)
+        totals = np.ones(len(keys.views), dtype=np.int64)
+        for v, view in enumerate(keys.views):
+            tokens, entries = counted.size(view.field)
+            totals[v] = entries if view.complete_only and config.normaliser == "view" else tokens
+            if view.name == QUERY:
+                own = keys.views_K == v
+                log_probs_K[own] = np.minimum(log_probs_K[own] + config.query_view_bias, config.query_view_cap)
+        if config.constant_log_probability is not None:
+            log_probs_K[:] = config.constant_log_probability
+        return log_odds(log_probs_K, keys.counts_K, totals[keys.views_K], smoothing=config.smoothing)
+
+    def _unigrams(
+        self, first_V: Float32 | None, index: SuffixIndex, counted: DocumentSet, config: SearchConfig
+    ) -> Unigrams | None:
+        if not config.unigram_weight or first_V is None or self._body is None:
+            return None
+        field, blocked_V = self._body.field, self._blocked[self._body.name].later_V
+        best_N = best_tokens(first_V, blocked_V, _BEST_UNIGRAMS)
+        counts_N = index.count(index.extend(field, best_N[:, None]), counted)
+        weights_V = np.zeros(len(first_V))
+        total = counted.size(field)[0]
+        weights_V[best_N] = config.unigram_weight * log_odds(
+            first_V[best_N], counts_N, total, smoothing=config.smoothing
+        )
+        return Unigrams(field, weights_V)
+
+    def _hits(self, scored: Scored, keys: Keys, index: SuffixIndex, top_k: int) -> list[Hit]:
+        texts: dict[int, str] = {}
+        hits = []
+        numbers_D = index.numbers_D[scored.documents_D[:top_k]]
+        for place, (number, score) in enumerate(zip(numbers_D, scored.scores_D[:top_k], strict=True)):
+            identifiers = []
+            for k, contribution in scored.contributions(place):
+                if k not in texts:
+                    texts[k] = self._text(keys, k)
+                view = keys.views[keys.views_K[k]].name
+                log_probability, count = float(keys.log_probs_K[k]), int(keys.counts_K[k])
+                identifiers.append(Identifier(texts[k], view, log_probability, count, contribution))
+            hits.append(Hit(int(number), float(score), identifiers))
+        return hits
+
+    def _text(self, keys: Keys, k: int) -> str:
+        tokens = [int(token) for token in keys.tokens_KT[k] if token >= 0]
+        if tokens and tokens[-1] == keys.views[keys.views_K[k]].stop:
+            tokens.pop()
+        return self.tokenizer.decode(tokens, skip_special=False).strip()
+
+    def _blocked_tokens(self, view: View) -> Blocked:
+        """Boundary and forbidden tokens, except the one that completes the view's identifiers."""
+        later_V = np.ones(self.decoder.vocabulary_size, dtype=bool)  # ids that the tokenizer lacks stay blocked
+        later_V[: self.tokenizer.vocabulary_size] = False
+        later_V[[*self.grammar.never, self.grammar.boundary]] = True
+        first_V = later_V.copy()
+        if view.word_start:
+            continuation_V = self.tokenizer.continuation_V[: len(first_V)]
+            first_V[: len(continuation_V)] |= continuation_V
+        if view.stop is not None:
+            first_V[view.stop] = True  # a stop alone is no identifier
+            later_V[view.stop] = False
+        return Blocked(first_V, later_V)

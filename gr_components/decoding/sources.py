@@ -1,0 +1,78 @@
+"""
+Encoder inputs of queries: one encoding for each distinct source suffix among the views.
+
+Shapes: B queries, L source tokens.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from gr_components.decoding.grammar import Grammar
+from gr_components.decoding.interfaces import Decoder
+from gr_components.tokenization import TextTokenizer, pad
+
+logger = logging.getLogger(__name__)
+
+
+class Sources:
+    """
+    Encodes a batch of queries on demand and keeps the encodings.
+
+    :param queries: B texts.
+    :param decoder: The model.
+    :param tokenizer: Its tokenizer.
+    :param grammar: Its grammar: layout and longest source.
+    """
+
+    def __init__(self, queries: Sequence[str], decoder: Decoder, tokenizer: TextTokenizer, grammar: Grammar) -> None:
+        self._queries = list(queries)
+        self._decoder, self._tokenizer, self._grammar = decoder, tokenizer, grammar
+        self._encoded: dict[str, Any] = {}
+
+    def get(self, suffix: str) -> Any:
+        """
+        Return the encoded queries, each followed by a suffix.
+
+        :param suffix: Text such as ` || body || +`; empty for none.
+        """
+        if suffix not in self._encoded:
+            ids = source_ids(self._queries, suffix, self._tokenizer, self._grammar)
+            self._encoded[suffix] = self._decoder.encode(*pad(ids, self._tokenizer.pad_id))
+        return self._encoded[suffix]
+
+
+def source_ids(queries: Sequence[str], suffix: str, tokenizer: TextTokenizer, grammar: Grammar) -> list[list[int]]:
+    """
+    Token ids of the encoder's input.
+
+    A query that is too long loses its end, never the suffix or the special tokens around it; a warning says so.
+
+    :param queries: Texts.
+    :param suffix: Text that follows each of them.
+    :param tokenizer: The model's tokenizer.
+    :param grammar: The model's grammar.
+    """
+    # Markers are words of BART's text, and its words begin with a space.
+    space = " " if grammar.layout == "markers" else ""
+    texts = [space + query.strip() for query in queries]
+    rows = tokenizer.encode([text + suffix for text in texts], special=True)
+    for place, row in enumerate(rows):
+        if len(row) > grammar.max_source:
+            rows[place] = _shortened(texts[place], suffix, len(row), tokenizer, grammar.max_source)
+    return rows
+
+
+def _shortened(text: str, suffix: str, length: int, tokenizer: TextTokenizer, limit: int) -> list[int]:
+    offsets = tokenizer.encode_with_offsets([text])[0].offsets
+    logger.warning(
+        "A query of %d tokens is longer than the %d that the model takes; its end is left out: %.60s...",
+        length, limit, text.strip(),
+    )  # fmt: skip
+    keep = len(offsets) - (length - limit)
+    while True:
+        cut = text[: offsets[keep - 1][1]] if keep > 0 else ""
+        row = tokenizer.encode([cut + suffix], special=True)[0]
+        if len(row) <= limit or keep <= 0:
+            return row
+        keep -= 1
