@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gr_components import __version__
-from gr_components.models.description import write_description
+from gr_components.models.description import read_description, write_description
 from gr_training.sources import QuestionSet
 
 # From the freest to the strictest; a model takes the strictest licence of its data.
@@ -81,7 +81,7 @@ def licence_of(data: Sequence[DataUse]) -> str:
 
 def describe(folder: Path, provenance: Provenance, **more: Any) -> None:
     """
-    Write `gr_model.json` and `README.md`.
+    Write `README.md` and add to `gr_model.json`, keeping what it holds already.
 
     :param folder: The model's folder.
     :param provenance: How it came about.
@@ -92,6 +92,7 @@ def describe(folder: Path, provenance: Provenance, **more: Any) -> None:
         {"name": d.name, "licence": d.licence, "examples": d.examples, "sha256": dict(d.files)} for d in provenance.data
     ]
     description = {
+        **(read_description(folder) or {}),
         "task": provenance.task, "base_model": provenance.base_model, "licence": licence, "data": data,
         "recipe": dict(provenance.recipe), "metrics": dict(provenance.metrics),
         "training": {"steps": provenance.steps[0], "kept_step": provenance.steps[1],

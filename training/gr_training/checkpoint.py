@@ -182,5 +182,3 @@ def _is_complete(path: Path) -> bool:
 def _sync(path: Path) -> None:
     with path.open("rb+") as file:
         os.fsync(file.fileno())
-
-

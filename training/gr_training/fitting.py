@@ -18,7 +18,8 @@ class GroupConfig:
     """
     Parameters that learn at a rate of their own.
 
-    :param pattern: Regular expression searched in the parameter's name, such as `^decoder\\.`; the first match counts.
+    :param pattern: Regular expression that is searched in the parameter's name, such as `^hf[.]decoder[.]`.
+        The first match counts.
     :param factor: Multiplies the learning rate.
     """
 

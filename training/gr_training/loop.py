@@ -214,7 +214,7 @@ class _Run:
     def _end_step(self, is_last: bool, started: float) -> None:
         config, progress = self.config, self.progress
         out_of_time = config.max_minutes is not None and self._agree(progress.seconds) > 60 * config.max_minutes
-        if config.validate_every and progress.step % config.validate_every == 0 or is_last or out_of_time:
+        if (config.validate_every and progress.step % config.validate_every == 0) or is_last or out_of_time:
             self._validate()
         progress.seconds = time.monotonic() - started
         tired = bool(config.patience) and progress.worse >= config.patience

@@ -1,0 +1,77 @@
+"""Validate a generative retriever by searching with it, over a suffix index built once in a temporary folder."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from gr_components.decoding.config import SearchConfig
+from gr_components.decoding.engine import GenerativeEngine
+from gr_components.decoding.grammar import Grammar, layout_documents
+from gr_components.errors import ConfigError
+from gr_components.evaluation import evaluate_run
+from gr_components.indexes.suffix import SuffixSegment
+from gr_components.indexes.suffix_index import SuffixIndex
+from gr_components.models.seq2seq.model import Seq2SeqModel
+from gr_components.models.seq2seq.torch_decoder import TorchDecoder
+from gr_components.tokenization import TextTokenizer
+from gr_training.sources import QuestionSet
+
+_MEASURES = ("nDCG@10", "Success@1", "R@10")
+
+
+class SearchValidation:
+    """
+    Validation questions and the index that they search.
+
+    :param questions: Validation questions, and the passages to be searched.
+    :param queries: Pseudo-queries by passage id; training questions only.
+    :param tokenizer: The model's tokenizer.
+    :param grammar: The model's grammar.
+    :param search: Settings of the search, such as `beams`.
+    :raises ConfigError: If a setting is unknown or out of range.
+    """
+
+    def __init__(
+        self, questions: QuestionSet, queries: Mapping[str, Sequence[str]], tokenizer: TextTokenizer, grammar: Grammar,
+        search: Mapping[str, Any],
+    ) -> None:  # fmt: skip
+        self._questions, self._queries = questions, queries
+        self._tokenizer, self._grammar = tokenizer, grammar
+        try:
+            self._config = SearchConfig(**search)
+        except TypeError as error:
+            msg = f"search: {error}. See SearchConfig in gr_components.decoding.config for the settings."
+            raise ConfigError(msg) from error
+
+    def evaluate(self, model: Seq2SeqModel) -> dict[str, float]:
+        """
+        Search with the model and measure.
+
+        :param model: In evaluation mode.
+        """
+        engine = GenerativeEngine(TorchDecoder(model), self._tokenizer, self._grammar, self._config)
+        texts = [question.text for question in self._questions.questions]
+        results = engine.search(texts, self._index, top_k=10)
+        run = {
+            question.id: [(self._questions.passages[hit.number].id, hit.score) for hit in result.hits]
+            for question, result in zip(self._questions.questions, results, strict=True)
+        }
+        return evaluate_run(run, self._questions.qrels, _MEASURES).means
+
+    @cached_property
+    def _index(self) -> SuffixIndex:
+        passages = self._questions.passages
+        documents = layout_documents(
+            range(len(passages)), [p.title for p in passages], [p.text for p in passages],
+            [(*p.queries, *self._queries.get(p.id, ())) for p in passages], self._grammar, self._tokenizer,
+        )  # fmt: skip
+        # The arrays are mapped from these files, so the folder must live as long as the index.
+        self._folder = tempfile.TemporaryDirectory(prefix="gr-validation-")
+        segment = SuffixSegment.build(
+            Path(self._folder.name) / "segment", documents,
+            fields=self._grammar.fields, boundary=self._grammar.boundary,
+            tokenizer_fingerprint=self._tokenizer.fingerprint, vocabulary_size=self._tokenizer.vocabulary_size,
+        )  # fmt: skip
+        return SuffixIndex([segment])
