@@ -57,9 +57,14 @@ def test_never_overwrites(folder):
 
 def test_a_failed_build_leaves_nothing(tmp_path):
     path = tmp_path / "index"
-    with pytest.raises(KeyboardInterrupt), publish(path, format="gr.test", version=2, info={}) as temporary:
-        (temporary / "half").write_text("x")
-        raise KeyboardInterrupt
+
+    def build():
+        with publish(path, format="gr.test", version=2, info={}) as temporary:
+            (temporary / "half").write_text("x")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,0 +1,244 @@
+"""Connections, transactions and the writer lock of a local store."""
+
+import errno
+import os
+import shutil
+import sqlite3
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from haystack import logging
+
+from gr_components.document_stores.local_lock import FileLock
+from gr_components.document_stores.local_schema import FILE, check_format, create
+from gr_components.errors import StoreError
+
+logger = logging.getLogger(__name__)
+
+_BUSY_S = 30.0
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class Database:
+    """
+    The SQLite file of a store. Safe to use from several threads; each operation takes a connection from a pool.
+
+    :param folder: The store's folder; created with the first use unless `read_only`.
+    :param read_only: Whether writing is refused. Works on file systems that cannot be written.
+    :param lock_timeout_s: How long a writer waits for another one.
+    """
+
+    def __init__(self, folder: Path, *, read_only: bool, lock_timeout_s: float) -> None:
+        self.folder = folder
+        self.read_only = read_only
+        self.lock_timeout_s = lock_timeout_s
+        self._write_lock = FileLock(folder / "write.lock")
+        self._pool_lock = threading.RLock()
+        self._idle: list[sqlite3.Connection] = []
+        self._abandoned: list[sqlite3.Connection] = []
+        self._epoch = 0
+        self._pid = os.getpid()
+        self._source: tuple[str, bool] | None = None  # URI, and whether SQLite was told that nothing changes
+        self._stamp: tuple[object, ...] = ()
+        self._copy: tempfile.TemporaryDirectory[str] | None = None
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """
+        One consistent view of the store: everything that the body reads is of the same moment.
+
+        :raises StoreError: If the store is missing or unreadable.
+        """
+        with self._connection() as connection:
+            connection.execute("BEGIN")
+            try:
+                yield connection
+            finally:
+                if connection.in_transaction:
+                    connection.rollback()
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """
+        One transaction: committed and on the disk when the body ends, undone when it raises.
+
+        :raises StoreLockedError: If another writer does not finish in time.
+        :raises StoreError: If the store is read-only or the disk is full.
+        """
+        if self.read_only:
+            msg = f"The store '{self.folder}' was opened with read_only=True. Open it without to change it."
+            raise StoreError(msg)
+        with self.translated():
+            self.folder.mkdir(parents=True, exist_ok=True)
+        with self._translated_lock(), self._connection() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):  # some errors have already undone the transaction
+                    if connection.in_transaction:
+                        connection.rollback()
+                raise
+
+    def exists(self) -> bool:
+        """Tell whether there is a store in the folder."""
+        return (self.folder / FILE).is_file()
+
+    def close(self) -> None:
+        """Close all connections; the next operation opens new ones."""
+        with self._pool_lock:
+            idle, self._idle = self._idle, []
+            self._epoch += 1
+            self._source = None
+            copy, self._copy = self._copy, None
+        for connection in idle:
+            connection.close()
+        if copy is not None:
+            copy.cleanup()
+
+    @contextmanager
+    def translated(self) -> Iterator[None]:
+        """
+        Turn errors of SQLite and of the file system into `StoreError`.
+
+        :raises StoreError: Naming the store, the cause and the remedy.
+        """
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise self._explained(str(error)) from error
+        except OSError as error:
+            if error.errno is None:  # one of ours that derives from OSError
+                raise
+            raise self._explained(error.strerror or str(error), error.errno) from error
+
+    @contextmanager
+    def full_disk_explained(self) -> Iterator[None]:
+        """
+        Turn the errors of a full disk into `StoreError`, and no other error of the file system.
+
+        :raises StoreError: Naming the store and the remedy.
+        """
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            raise self._explained(error.strerror or str(error), error.errno) from error
+
+    @contextmanager
+    def _translated_lock(self) -> Iterator[None]:
+        with self.translated(), self._write_lock.hold(self.lock_timeout_s):
+            yield
+
+    def _explained(self, cause: str, number: int | None = None) -> StoreError:
+        if number in _FULL or "disk is full" in cause or "disk I/O error" in cause:
+            remedy = "Nothing of this operation was kept. Free some space (or raise the file size limit) and repeat it."
+        elif "malformed" in cause or "not a database" in cause:
+            remedy = "The file is damaged or no document store. Restore it, or index the documents into a new folder."
+        elif number in (errno.EROFS, errno.EACCES, errno.EPERM) or "readonly" in cause or "unable to open" in cause:
+            remedy = "Check the permissions of the folder, or open it with read_only=True."
+        elif number in (errno.ENOTDIR, errno.EEXIST):
+            remedy = "Choose a folder."
+        else:
+            remedy = "Nothing of this operation was kept."
+        return StoreError(f"The store '{self.folder}' cannot be used: {cause}. {remedy}")
+
+    @contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        with self.translated():
+            connection, epoch = self._take()
+            try:
+                yield connection
+            finally:
+                with self._pool_lock:
+                    keep = epoch == self._epoch and self._pid == os.getpid()
+                    if keep:
+                        self._idle.append(connection)
+                if not keep:
+                    connection.close()
+
+    def _take(self) -> tuple[sqlite3.Connection, int]:
+        with self._pool_lock:
+            if self._pid != os.getpid():  # SQLite connections must not be used, nor closed, after a fork
+                self._abandoned += self._idle
+                self._idle, self._pid, self._source = [], os.getpid(), None
+            if self._source is not None and self._source[1] and self._stamp != self._current_stamp():
+                self.close()
+            if self._idle:
+                return self._idle.pop(), self._epoch
+            if self._source is None:
+                return self._open_first(), self._epoch
+            return _connect(self._source[0]), self._epoch
+
+    def _open_first(self) -> sqlite3.Connection:
+        if self.read_only:
+            connection = self._open_read_only()
+        else:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._source = (_uri(self.folder / FILE, "mode=rwc"), False)
+            connection = _connect(self._source[0])
+            if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                with self._write_lock.hold(self.lock_timeout_s):
+                    connection.execute("PRAGMA journal_mode = WAL")
+                    connection.execute("BEGIN IMMEDIATE")
+                    create(connection)
+                    connection.execute("COMMIT")
+        try:
+            check_format(connection, self.folder)
+        except BaseException:
+            connection.close()
+            self._source = None
+            raise
+        return connection
+
+    def _open_read_only(self) -> sqlite3.Connection:
+        file = self.folder / FILE
+        if not file.is_file():
+            msg = f"There is no store in '{self.folder}'. Make one with `gr index`, or open it without read_only=True."
+            raise StoreError(msg)
+        self._source = (_uri(file, "mode=ro"), False)
+        connection = _connect(self._source[0])
+        try:
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            return connection
+        except sqlite3.OperationalError as error:
+            connection.close()
+            if "unable to open" not in str(error) and "readonly" not in str(error):
+                raise
+        # The folder cannot be written, so SQLite cannot make the files that coordinate it with a writer. Without a
+        # write-ahead log the file alone is complete; with one, a copy in a temporary folder can be recovered.
+        log = file.with_name(FILE + "-wal")
+        if log.is_file() and log.stat().st_size:
+            logger.warning("Reading a copy of {file}: its write-ahead log cannot be used in place", file=str(file))
+            self._copy = tempfile.TemporaryDirectory(prefix="gr-store-")
+            for name in (file.name, log.name):
+                shutil.copyfile(file.with_name(name), Path(self._copy.name) / name)
+            self._source = (_uri(Path(self._copy.name) / FILE, "mode=rw"), True)
+        else:
+            self._source = (_uri(file, "mode=ro&immutable=1"), True)
+        self._stamp = self._current_stamp()
+        return _connect(self._source[0])
+
+    def _current_stamp(self) -> tuple[object, ...]:
+        stamps: list[object] = []
+        for name in (FILE, FILE + "-wal"):
+            with suppress(FileNotFoundError):
+                stat = (self.folder / name).stat()
+                stamps += [name, stat.st_ino, stat.st_size, stat.st_mtime_ns]
+        return tuple(stamps)
+
+
+def _uri(file: Path, options: str) -> str:
+    return f"{file.resolve().as_uri()}?{options}"
+
+
+def _connect(uri: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(uri, uri=True, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA synchronous = FULL")  # a commit is on the disk
+    connection.execute("PRAGMA cache_size = -65536")
+    return connection
