@@ -1,0 +1,145 @@
+"""`BM25Retriever`: lexical retrieval from a local document store."""
+
+import math
+from typing import Any
+
+from haystack import Document, component, default_from_dict, default_to_dict
+from haystack.document_stores.types import FilterPolicy, apply_filter_policy
+
+from gr_components.document_stores.local import LocalDocumentStore
+from gr_components.errors import ConfigError
+from gr_components.extras import need
+from gr_components.lifecycle import Lifecycle
+
+_SCALE = 8.0  # as Haystack's own BM25 retriever, so that thresholds carry over
+
+
+@component
+class BM25Retriever(Lifecycle[LocalDocumentStore]):
+    """
+    Finds documents that share rare words with the query (BM25 over title and content, k1 = 1.2, b = 0.75).
+
+    How text becomes words, and whether pseudo-queries count as text, is a setting of the store. Nothing in a query is
+    query syntax.
+
+    ```python
+    from haystack import Document
+    from gr_components.document_stores.local import LocalDocumentStore
+    from gr_components.retrievers.bm25 import BM25Retriever
+
+    store = LocalDocumentStore("my_store")
+    store.write_documents([Document(id="1", content="Ada Lovelace wrote the first program.")])
+    print(BM25Retriever(document_store=store).run(query="Who wrote a program?")["documents"])
+    ```
+    """
+
+    def __init__(
+        self,
+        *,
+        document_store: LocalDocumentStore,
+        filters: dict[str, Any] | None = None,
+        top_k: int = 10,
+        scale_score: bool = False,
+        filter_policy: FilterPolicy = FilterPolicy.REPLACE,
+    ) -> None:
+        """
+        Configure the retriever.
+
+        :param document_store: Where the documents are.
+        :param filters: Haystack filters that narrow the search down.
+        :param top_k: Most documents to return; at least 1.
+        :param scale_score: Whether scores are mapped to 0..1 (`1 / (1 + exp(-score / 8))`).
+        :param filter_policy: Whether filters given to `run` replace the configured ones or are merged with them.
+        :raises ConfigError: If `document_store` is no LocalDocumentStore or `top_k` is below 1.
+        """
+        if not isinstance(document_store, LocalDocumentStore):
+            msg = f"document_store must be a LocalDocumentStore, got {type(document_store).__name__}."
+            raise ConfigError(msg)
+        if top_k < 1:
+            msg = f"top_k must be at least 1, got {top_k}."
+            raise ConfigError(msg)
+        self.document_store = document_store
+        self.filters = filters
+        self.top_k = top_k
+        self.scale_score = scale_score
+        self.filter_policy = filter_policy
+        self._start_lifecycle()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return type and init parameters."""
+        return default_to_dict(
+            self,
+            document_store=self.document_store.to_dict(),
+            filters=self.filters,
+            top_k=self.top_k,
+            scale_score=self.scale_score,
+            filter_policy=self.filter_policy.value,
+        )
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "BM25Retriever":
+        """
+        Rebuild a retriever from `to_dict`.
+
+        :param data: Type and init parameters.
+        """
+        parameters = dict(data.get("init_parameters", {}))
+        if isinstance(parameters.get("filter_policy"), str):
+            parameters["filter_policy"] = FilterPolicy.from_str(parameters["filter_policy"])
+        return default_from_dict(cls, {**data, "init_parameters": parameters})
+
+    @component.output_types(documents=list[Document])
+    def run(
+        self,
+        query: str,
+        filters: dict[str, Any] | None = None,
+        top_k: int | None = None,
+        scale_score: bool | None = None,
+    ) -> dict[str, list[Document]]:
+        """
+        Find the documents that match a query best.
+
+        :param query: Any text; one without words finds nothing.
+        :param filters: Haystack filters; None for the configured ones.
+        :param top_k: Most documents to return, 0 for none; None for the configured number.
+        :param scale_score: Whether scores are mapped to 0..1; None for the configured choice.
+        :returns: `documents` with scores, best first.
+        :raises ConfigError: If `top_k` is negative.
+        :raises FilterError: If the filters are malformed.
+        """
+        store = self._engine()
+        top_k = self.top_k if top_k is None else top_k
+        scale_score = self.scale_score if scale_score is None else scale_score
+        if top_k < 0:
+            msg = f"top_k must be at least 0, got {top_k}."
+            raise ConfigError(msg)
+        merged = apply_filter_policy(self.filter_policy, self.filters, filters)
+        hits = store.lexical_search([query], top_k=top_k, filters=merged)[0]
+        if scale_score:
+            hits = [(number, 1 / (1 + math.exp(-score / _SCALE))) for number, score in hits]
+        return {"documents": store.scored_documents(hits)}
+
+    @component.output_types(documents=list[Document])
+    async def run_async(
+        self,
+        query: str,
+        filters: dict[str, Any] | None = None,
+        top_k: int | None = None,
+        scale_score: bool | None = None,
+    ) -> dict[str, list[Document]]:
+        """
+        Do the same as `run` on a thread of its own.
+
+        :param query: As for `run`.
+        :param filters: As for `run`.
+        :param top_k: As for `run`.
+        :param scale_score: As for `run`.
+        """
+        return await self._in_thread(self.run, query, filters, top_k, scale_score)
+
+    def _load(self) -> LocalDocumentStore:
+        need("tantivy", "lexical")
+        return self.document_store
+
+    def _release(self, engine: LocalDocumentStore) -> None:
+        engine.close()
