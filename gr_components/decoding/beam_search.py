@@ -17,7 +17,7 @@ from gr_components.decoding.interfaces import BeamStates, Candidates, Constraint
 from gr_components.decoding.keys import Keys
 from gr_components.errors import NumericsError
 from gr_components.indexes.candidates import Bool, Float32, Int64
-from gr_components.indexes.suffix_step import SLACK
+from gr_components.indexes.suffix_kernels import SLACK
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,8 @@ class GenerativeEngine:
             if view == self._body:
                 first_BV = generated.first_BV
         if config.query_ngrams and self._body is not None:
-            words = word_keys(queries, self._body, config.query_ngrams, self.tokenizer, index, counted)
+            blocked_V = self._blocked[self._body.name].later_V
+            words = word_keys(queries, self._body, config.query_ngrams, self.tokenizer, blocked_V, index, counted)
             parts.append(rescored(words, self.decoder, sources, config))
         keys = join(self._all_views, parts, len(index.segments))
         results = []

@@ -34,7 +34,13 @@ def words_view(body: View) -> View:
 
 
 def word_keys(
-    queries: Sequence[str], body: View, longest: int, tokenizer: TextTokenizer, index: SuffixIndex, counted: DocumentSet
+    queries: Sequence[str],
+    body: View,
+    longest: int,
+    tokenizer: TextTokenizer,
+    blocked_V: Bool,
+    index: SuffixIndex,
+    counted: DocumentSet,
 ) -> Keys:
     """
     N-grams of the queries' words, in all capitalisations of first letters, that occur in the documents.
@@ -43,6 +49,7 @@ def word_keys(
     :param body: The view whose field they are looked up in.
     :param longest: Words of the longest n-gram.
     :param tokenizer: The model's tokenizer.
+    :param blocked_V: Tokens that no identifier holds, such as boundaries, which a query may spell out.
     :param index: Where to look.
     :param counted: Documents to count in.
     :returns: Keys with log-probability 0: `rescored` fills it in.
@@ -50,7 +57,9 @@ def word_keys(
     # A word inside a text follows a space; tokenizers that see spaces need it, the others ignore it.
     spans = [(b, " " + span) for b, query in enumerate(queries) for span in _spans(query.split(), longest)]
     unique = dict.fromkeys(
-        (b, tuple(ids)) for (b, _), ids in zip(spans, tokenizer.encode([s for _, s in spans]), strict=True) if ids
+        (b, tuple(ids))
+        for (b, _), ids in zip(spans, tokenizer.encode([span for _, span in spans]), strict=True)
+        if ids and not blocked_V[ids].any()
     )
     length = max((len(ids) for _, ids in unique), default=0)
     tokens_KT = np.full((len(unique), length), -1, dtype=np.int64)

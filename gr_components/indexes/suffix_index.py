@@ -15,14 +15,17 @@ from gr_components.errors import SearchIndexError, TokenizerMismatchError
 from gr_components.indexes.candidates import BeamStates, Bool, Candidates, Float32, Int64, Occurrences
 from gr_components.indexes.suffix import FieldText, SuffixSegment
 from gr_components.indexes.suffix_kernels import (
+    Beams,
+    Best,
     PositionFilter,
     advance,
+    best_continuations,
     count_ranges,
     find_sequences,
     locate_ranges,
+    merge_segments,
     set_position_bits,
 )
-from gr_components.indexes.suffix_step import Beams, Best, best_continuations, merge_segments
 
 _EVERYWHERE = PositionFilter(False, np.zeros(0, dtype=np.uint8))
 

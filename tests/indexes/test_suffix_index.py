@@ -93,9 +93,16 @@ def build(world, scratch):
 @settings(deadline=None, max_examples=60)
 @given(
     world=worlds(),
-    # A boundary alone is no sequence: identifiers may begin or end with one.
+    # Identifiers may begin or end with a boundary; it is never inside one, and none on its own.
     sequences=st.lists(
-        st.lists(st.integers(1, V - 1), min_size=1, max_size=4).filter(lambda s: s != [1]), min_size=1, max_size=8
+        st.builds(
+            lambda before, inside, after: before + inside + after,
+            st.sampled_from([[], [BOUNDARY]]),
+            st.lists(st.integers(2, V - 1), min_size=1, max_size=2),
+            st.sampled_from([[], [BOUNDARY]]),
+        ),
+        min_size=1,
+        max_size=8,
     ),
 )
 def test_counts_and_places_equal_substring_search(scratch, world, sequences):
