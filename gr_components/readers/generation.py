@@ -64,7 +64,8 @@ class Spans:
     """
 
     def __init__(self, ids_BS: npt.NDArray[np.int64], continuation_V: npt.NDArray[np.bool_], beams: int) -> None:
-        self._ids_RS = np.repeat(ids_BS, beams, axis=0)
+        # One position more, where the last word of a source ends.
+        self._ids_RS = np.repeat(np.pad(ids_BS, ((0, 0), (0, 1)), constant_values=-1), beams, axis=0)
         real = self._ids_RS >= 0
         self._inside_word = real & continuation_V[np.maximum(self._ids_RS, 0)]
         # Which positions continue everything generated so far; before the first token, those that begin a word.
