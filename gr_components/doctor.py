@@ -1,11 +1,12 @@
 """`gr doctor`: what is installed, how to get what is missing, which device is used, whether a store is well."""
 
 import importlib.metadata
+import json
 import os
 import platform
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,10 +43,20 @@ class Finding:
 
 @click.command("doctor", short_help="Show versions, device, extras, caches and the health of a store.")
 @click.option("--store", type=click.Path(path_type=Path), help="Folder of a LocalDocumentStore to look at.")
-def command(store: Path | None) -> None:
+@click.option("--verify", is_flag=True, help="Also check every file of the store's indexes against its checksum.")
+def command(store: Path | None, verify: bool) -> None:
     """Show versions, device, extras, caches and the health of a store. Exit code 1 if something is wrong."""
+    print_findings(findings(store, verify=verify))
+
+
+def print_findings(found: Iterable[Finding]) -> None:
+    """
+    Print findings under their headings; end the program with exit code 1 if one of them is bad.
+
+    :param found: What was found.
+    """
     section, wrong = "", 0
-    for finding in findings(store):
+    for finding in found:
         if finding.section != section:
             section = finding.section
             click.echo(f"\n{section}")
@@ -57,11 +68,12 @@ def command(store: Path | None) -> None:
         raise click.exceptions.Exit(1)
 
 
-def findings(store: Path | None = None) -> Iterator[Finding]:
+def findings(store: Path | None = None, *, verify: bool = False) -> Iterator[Finding]:
     """
     Look at everything, one finding after the other.
 
     :param store: Folder of a store, or None.
+    :param verify: Whether checksums of the store's index files are checked too.
     """
     yield from _versions()
     yield from _device()
@@ -69,7 +81,7 @@ def findings(store: Path | None = None) -> Iterator[Finding]:
     yield from _models()
     yield from _caches()
     if store is not None:
-        yield from _store(store)
+        yield from store_findings(store, verify=verify)
 
 
 def _versions() -> Iterator[Finding]:
@@ -171,7 +183,13 @@ def _can_write(folder: Path) -> bool:
     return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
 
 
-def _store(folder: Path) -> Iterator[Finding]:
+def store_findings(folder: Path, *, verify: bool = False) -> Iterator[Finding]:
+    """
+    Look at a store.
+
+    :param folder: Its folder.
+    :param verify: Whether checksums of its index files are checked too.
+    """
     from gr_components.document_stores.local import LocalDocumentStore
 
     if not folder.is_dir():
@@ -179,16 +197,33 @@ def _store(folder: Path) -> Iterator[Finding]:
         return
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     yield Finding("Store", "folder", f"{folder} ({size / 1e6:.1f} MB)")
+    store = LocalDocumentStore(str(folder), read_only=True)
     try:
-        store = LocalDocumentStore(str(folder), read_only=True)
         yield Finding("Store", "documents", str(store.count_documents()))
-        states = store.indexes()
-        for state in states:
-            lag = f", {state.lag} change(s) behind: run gr index" if state.lag else ""
+        for state in store.indexes():
+            lag = f", {state.lag} documents behind: run gr index" if state.lag else ""
             yield Finding("Store", f"index '{state.name}'", f"{state.kind}, generation {state.generation}{lag}")
-        store.close()
     except (GRError, OSError) as error:
         yield Finding("Store", "health", str(error), ok=False)
+    finally:
+        store.close()
+    if verify:
+        yield from _checksums(folder)
+
+
+def _checksums(folder: Path) -> Iterator[Finding]:
+    from gr_components.indexes.manifest import MANIFEST, is_temporary, read_manifest
+
+    for manifest in sorted(folder.rglob(MANIFEST)):
+        if is_temporary(manifest.parent):
+            continue
+        name = str(manifest.parent.relative_to(folder))
+        try:
+            described = json.loads(manifest.read_text(encoding="utf-8"))
+            read_manifest(manifest.parent, format=described["format"], version=described["version"], verify="full")
+            yield Finding("Checksums", name, "as written")
+        except (GRError, OSError, ValueError, KeyError, TypeError) as error:
+            yield Finding("Checksums", name, str(error), ok=False)
 
 
 def _version(distribution: str) -> str | None:

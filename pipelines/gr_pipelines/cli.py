@@ -59,11 +59,12 @@ def index(docs: tuple[Path, ...], store: Path, quiet: bool, **options: Any) -> N
     DOCS are JSONL files (also .gz, .xz), one {"id", "title", "text", ...} a line, or folders of .txt and .md files.
     Other keys of a line become metadata; "queries" (a list) are pseudo-queries. Without DOCS only indexes are updated.
     """
-    from gr_pipelines.indexing import IndexOptions, index_documents, verify_store
+    from gr_pipelines.indexing import IndexOptions, index_documents
 
-    if options.pop("verify"):
-        for line in verify_store(store):
-            click.echo(line)
+    if options.pop("verify") or (docs == (Path("verify"),) and not docs[0].exists()):
+        from gr_components.doctor import print_findings, store_findings
+
+        print_findings(store_findings(store, verify=True))
         return
     wanted = tuple(name.strip() for name in options.pop("indexes").split(",") if name.strip())
     chosen = {name: value for name, value in options.items() if value is not None}
