@@ -41,7 +41,17 @@ class Row:
     @property
     def key(self) -> str:
         """Group and system, by which tests refer to the row."""
-        return f"{self.group} / {self.system}"
+        return row_key(self.group, self.system)
+
+
+def row_key(group: str, system: str) -> str:
+    """
+    Return what names a row.
+
+    :param group: Under which heading it stands.
+    :param system: What was run.
+    """
+    return f"{group} / {system}"
 
 
 @dataclass

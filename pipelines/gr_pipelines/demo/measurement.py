@@ -1,0 +1,108 @@
+"""One pass over all systems of the demo: retrieval, controls, answers, unseen passages, milliseconds, paired tests."""
+
+import sys
+from collections.abc import Mapping, Sequence
+
+from gr_components.data.records import Question
+from gr_components.evaluation.comparison import compare
+from gr_components.evaluation.retrieval import Evaluation, evaluate_run
+from gr_components.progress import Reporter, Silent, Task
+from gr_pipelines.demo import data, engines
+from gr_pipelines.demo.engines import Engines
+from gr_pipelines.demo.reading import Condition, conditions, read
+from gr_pipelines.demo.results import RETRIEVAL_MEASURES, Results, Row, row_key
+from gr_pipelines.demo.systems import Search, remembered, run_of
+from gr_pipelines.demo.timing import TIMED_QUESTIONS, milliseconds, one_core
+
+_UNSEEN_SYSTEMS = tuple(name for name in engines.SYSTEMS if name != engines.RRF)
+
+
+class Measurement:
+    """
+    Runs every system once; `run` returns the rows in the order of the table.
+
+    :param opened: Models and stores.
+    :param everything: Whether all test and unseen questions are asked instead of 300 of each.
+    :param report: Where progress goes.
+    """
+
+    def __init__(self, opened: Engines, *, everything: bool, report: Reporter = Silent()) -> None:  # noqa: B008
+        self._engines, self._report = opened, report
+        size = sys.maxsize if everything else data.SAMPLE_SIZE
+        self._questions = {split: data.sample(split, size) for split in ("test", "unseen")}
+        self._timed = self._questions["test"][:TIMED_QUESTIONS]
+        self._shared = engines.systems(opened, remembered)
+        self._controls = engines.controls(opened)
+        self._ms: dict[str, float] = {}
+        self._results = Results()
+
+    def run(self) -> Results:
+        """Measure all systems and compare them."""
+        test = f"{len(self._questions['test'])} test questions"
+        unseen = f"{len(self._questions['unseen'])} questions on unseen passages"
+        adds, answers = f"{test}: controls of the generative retriever", f"{test}: answers of the reader"
+        self._time(self._controls)
+        self._time(engines.systems(self._engines, lambda search: search))
+        self._search(test, "test", self._shared)
+        self._search(adds, "test", self._controls)
+        self._read(answers, "test")
+        self._search(unseen, "unseen", {name: self._shared[name] for name in _UNSEEN_SYSTEMS})
+        self._read(f"{unseen}: answers of the reader", "unseen")
+        self._compare(test, adds, answers)
+        return self._results
+
+    def _time(self, searches: Mapping[str, Search]) -> None:
+        texts = [question.text for question in self._timed]
+        with one_core(), Task(self._report, "milliseconds on one core", len(searches)) as task:
+            for name, search in searches.items():
+                self._ms[name] = milliseconds(lambda text, search=search: search([text]), texts)
+                task.advance()
+
+    def _search(self, group: str, split: str, searches: Mapping[str, Search]) -> None:
+        questions = self._questions[split]
+        ids, texts = [question.id for question in questions], [question.text for question in questions]
+        judged = data.qrels(split)
+        qrels = {identity: judged[identity] for identity in ids}
+        with Task(self._report, group, len(searches)) as task:
+            for name, search in searches.items():
+                evaluation = evaluate_run(run_of(search(texts), ids), qrels, RETRIEVAL_MEASURES)
+                self._add(group, name, evaluation, self._ms.get(name) if split == "test" else None)
+                task.advance()
+
+    def _read(self, group: str, split: str) -> None:
+        questions = self._questions[split]
+        passages = {passage.id: passage for passage in data.corpus()}
+        gold = {question: passages[next(iter(judged))] for question, judged in data.qrels(split).items()}
+        found = self._shared[engines.RANKED]([question.text for question in questions])
+        by_question = dict(zip([question.id for question in questions], found, strict=True))
+        count = self._engines.pipeline.get_component("reader").top_k
+        for condition in conditions(gold, by_question, count):
+            evaluation, _ = read(self._engines.reader, questions, condition.choose, self._report)
+            self._add(group, condition.name, evaluation, self._reading_ms(condition) if split == "test" else None)
+
+    def _reading_ms(self, condition: Condition) -> float:
+        by_text = {question.text: question for question in self._timed}
+        reader = self._engines.reader
+        with one_core():
+            ms = milliseconds(lambda text: read(reader, [by_text[text]], condition.choose), list(by_text))
+        return ms + (self._ms[engines.RANKED] if condition.searched else 0.0)
+
+    def _add(self, group: str, system: str, evaluation: Evaluation, ms: float | None) -> None:
+        self._results.rows.append(Row(group=group, system=system, evaluation=evaluation, ms_per_query=ms))
+
+    def _compare(self, test: str, adds: str, answers: str) -> None:
+        by_key = {row.key: row.evaluation for row in self._results.rows}
+        hybrid, ranked, generative = (
+            row_key(test, name) for name in (engines.HYBRID, engines.RANKED, engines.GENERATIVE)
+        )
+        one, several, shuffled, nothing = [row.key for row in self._results.rows if row.group == answers][1:]
+        parts = (engines.PAIR, engines.BM25Q, engines.DENSE, engines.GENERATIVE)
+        controls = [(generative, row_key(adds, name)) for name in self._controls]
+        families = {
+            "what the trained generator adds to matching words": ("R@1", controls),
+            "what the hybrid adds": ("nDCG@10", [(hybrid, row_key(test, name)) for name in parts]),
+            "what the cross-encoder adds": ("nDCG@10", [(ranked, hybrid)]),
+            "what the reader makes of its passages": ("F1", [(several, one), (several, shuffled), (several, nothing)]),
+        }
+        for heading, (measure, pairs) in families.items():
+            self._results.comparisons[heading] = compare(by_key, pairs, measure)

@@ -1,0 +1,85 @@
+"""What the reader answers from the right passage, from what a search found, and from nothing."""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from haystack import Document
+
+from gr_components.data.haystack import to_passage
+from gr_components.data.records import Passage, Question
+from gr_components.evaluation.answers import evaluate_answers
+from gr_components.evaluation.retrieval import Evaluation
+from gr_components.progress import Reporter, Silent
+from gr_components.readers.fusion import FusionReader, ReadConfig
+
+SEED = 13
+# A reader without any passage gives no answer at all; one that says nothing shows what it answers by itself.
+NOTHING = Passage("nothing", "", ".")
+
+Choose = Callable[[Question], Sequence[Passage]]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """
+    From which passages questions are answered.
+
+    :param name: As the table calls it.
+    :param choose: The passages of a question.
+    :param searched: Whether a search has to find them first.
+    """
+
+    name: str
+    choose: Choose
+    searched: bool = False
+
+
+def conditions(gold: Mapping[str, Passage], found: Mapping[str, Sequence[Document]], passages: int) -> list[Condition]:
+    """
+    Return the reader's rows of the table.
+
+    :param gold: The right passage of each question, by question id.
+    :param found: What the search found for each question, by question id.
+    :param passages: How many passages the shipped pipeline reads.
+    """
+
+    def best(count: int) -> Choose:
+        return lambda question: [to_passage(document) for document in found[question.id][:count]]
+
+    def shuffled(question: Question) -> Sequence[Passage]:
+        order = list(best(passages)(question))
+        random.Random(f"{SEED} {question.id}").shuffle(order)
+        return order
+
+    return [
+        Condition("the right passage", lambda question: [gold[question.id]]),
+        Condition("hybrid, best passage", best(1), True),
+        Condition(f"hybrid, best {passages} passages", best(passages), True),
+        Condition(f"hybrid, best {passages} passages, shuffled", shuffled, True),
+        Condition("no passage", lambda question: [NOTHING]),
+    ]
+
+
+def read(
+    reader: FusionReader,
+    questions: Sequence[Question],
+    choose: Choose,
+    report: Reporter = Silent(),  # noqa: B008
+) -> tuple[Evaluation, dict[str, str]]:
+    """
+    Answer questions.
+
+    :param reader: The reader.
+    :param questions: The questions with their answers.
+    :param choose: The passages of each question.
+    :param report: Where progress goes.
+    :returns: EM and F1, and the answers by question id.
+    """
+    passages = [choose(question) for question in questions]
+    readings = reader.read([question.text for question in questions], passages, ReadConfig(), report)
+    answers = {
+        question.id: reading.answers[0].text if reading.answers else ""
+        for question, reading in zip(questions, readings, strict=True)
+    }
+    return evaluate_answers(answers, questions), answers

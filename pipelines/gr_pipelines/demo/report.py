@@ -1,0 +1,73 @@
+"""The page with the demo's results, and the same as JSON."""
+
+import json
+import os
+import platform
+from pathlib import Path
+
+from gr_components.data.files import writing
+from gr_pipelines.demo.results import Results
+
+_PAGE = """# Results of the demo
+
+`{command}` made this page, on {machine}, in {minutes:.1f} minutes ({when}).
+
+Corpus: 1,048 Wikipedia paragraphs of SQuAD 1.1. Every question has one relevant paragraph. Training questions, and nothing else,
+train the models and serve as pseudo-queries; test questions are about paragraphs that mostly have training questions;
+*unseen passages* are 150 paragraphs without any. Committed lists of ids divide the questions (`gr_pipelines/demo/splits`, seed {seed}).
+
+{table}
+
+- *ms/query*: one question at a time on one core, median of {timed}, search included where the reader needs one.
+- *BM25, training questions in its text* has the same text as the generative index, which holds these questions as its query view.
+  On unseen passages these questions only mislead: they belong to other paragraphs.
+- *dense* is all-MiniLM-L6-v2, which was trained on SQuAD and other sets of questions; the generator, the ranker and the reader start
+  from it. Nothing here is zero-shot.
+- *{constant_name}*: every identifier counts as if the model gave it {constant} nats. *untrained decoder*: the generator
+  before its training. *only the question's own 1-3-grams*: no model at all.
+- *no passage*: the reader gets a passage that says nothing.
+
+## Paired tests
+
+Two-sided paired randomisation tests over the same questions, Holm-corrected within each heading; *detectable* is the true
+difference that the test would find with power .8 at level .05.
+
+{tests}
+
+## Models
+
+{models}
+"""
+
+
+def write_report(results: Results, path: Path) -> None:
+    """
+    Write the page and, beside it, a JSON file of the same name.
+
+    :param results: What was measured.
+    :param path: The Markdown file.
+    """
+    settings = results.settings
+    page = _PAGE.format(
+        command="gr demo --all" if settings["everything"] else "gr demo",
+        machine=settings["machine"],
+        minutes=settings["seconds"] / 60,
+        when="models and packages installed",
+        seed=settings["seed"],
+        table=results.table(),
+        timed=settings["timed_questions"],
+        constant_name="constant log-probability",
+        constant=settings["constant_log_probability"],
+        tests=results.tests(),
+        models="\n".join(f"- {role}: `{name}`" for role, name in settings["models"].items()),
+    )
+    with writing(path) as file:
+        file.write(page)
+    with writing(path.with_suffix(".json")) as file:
+        file.write(json.dumps(results.to_dict(), indent=1) + "\n")
+
+
+def machine() -> str:
+    """Return what the demo ran on, in words."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{cores} cores ({platform.machine()}), Python {platform.python_version()}"
