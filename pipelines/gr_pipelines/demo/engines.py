@@ -13,6 +13,7 @@ from gr_components.decoding.grammar import Grammar
 from gr_components.document_stores.local import LocalDocumentStore
 from gr_components.errors import ModelError
 from gr_components.models.text_encoder import TextEncoder, load_text_encoder
+from gr_components.readers.fid import FiDReader
 from gr_components.readers.fusion import FusionReader
 from gr_pipelines.demo.prepare import Stores
 from gr_pipelines.demo.systems import DEPTH, Search, dense, fused, generative, lexical, ranked
@@ -69,6 +70,20 @@ class Engines:
     reader: FusionReader
     pipeline: Pipeline
 
+    @property
+    def fusion(self) -> DocumentJoiner:
+        """The pipeline's component that fuses the retrievers."""
+        joiner = self.pipeline.get_component("fusion")
+        assert isinstance(joiner, DocumentJoiner)
+        return joiner
+
+    @property
+    def passages(self) -> int:
+        """How many passages the pipeline's reader reads."""
+        reader = self.pipeline.get_component("reader")
+        assert isinstance(reader, FiDReader)
+        return int(reader.top_k)
+
     def close(self) -> None:
         """Free models and stores."""
         self.pipeline.close()
@@ -116,15 +131,14 @@ def systems(engines: Engines, share: Callable[[Search], Search]) -> dict[str, Se
     plain, full = share(lexical(engines.plain)), share(lexical(engines.full))
     vectors = share(dense(engines.full, engines.encoder))
     identifiers = share(generative(engines.full, engines.generator))
-    fusion = engines.pipeline.get_component("fusion")
     by_rank = DocumentJoiner(join_mode="reciprocal_rank_fusion", top_k=DEPTH)
-    hybrid = share(fused([full, vectors, identifiers], fusion))
+    hybrid = share(fused([full, vectors, identifiers], engines.fusion))
     return {
         BM25: plain,
         BM25Q: full,
         DENSE: vectors,
         GENERATIVE: identifiers,
-        PAIR: fused([full, vectors], fusion),
+        PAIR: fused([full, vectors], engines.fusion),
         HYBRID: hybrid,
         RRF: fused([full, vectors, identifiers], by_rank),
         RANKED: share(ranked(hybrid, engines.pipeline)),

@@ -1,9 +1,11 @@
 """One pass over all systems of the demo: retrieval, controls, answers, unseen passages, milliseconds, paired tests."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 
-from gr_components.data.records import Question
+from haystack import Document
+
 from gr_components.evaluation.comparison import compare
 from gr_components.evaluation.retrieval import Evaluation, evaluate_run
 from gr_components.progress import Reporter, Silent, Task
@@ -55,7 +57,7 @@ class Measurement:
         texts = [question.text for question in self._timed]
         with one_core(), Task(self._report, "milliseconds on one core", len(searches)) as task:
             for name, search in searches.items():
-                self._ms[name] = milliseconds(lambda text, search=search: search([text]), texts)
+                self._ms[name] = milliseconds(partial(_one, search), texts)
                 task.advance()
 
     def _search(self, group: str, split: str, searches: Mapping[str, Search]) -> None:
@@ -75,8 +77,7 @@ class Measurement:
         gold = {question: passages[next(iter(judged))] for question, judged in data.qrels(split).items()}
         found = self._shared[engines.RANKED]([question.text for question in questions])
         by_question = dict(zip([question.id for question in questions], found, strict=True))
-        count = self._engines.pipeline.get_component("reader").top_k
-        for condition in conditions(gold, by_question, count):
+        for condition in conditions(gold, by_question, self._engines.passages):
             evaluation, _ = read(self._engines.reader, questions, condition.choose, self._report)
             self._add(group, condition.name, evaluation, self._reading_ms(condition) if split == "test" else None)
 
@@ -106,3 +107,7 @@ class Measurement:
         }
         for heading, (measure, pairs) in families.items():
             self._results.comparisons[heading] = compare(by_key, pairs, measure)
+
+
+def _one(search: Search, text: str) -> list[Document]:
+    return search([text])[0]

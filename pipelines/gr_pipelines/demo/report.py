@@ -10,27 +10,28 @@ from gr_pipelines.demo.results import Results
 
 _PAGE = """# Results of the demo
 
-`{command}` made this page, on {machine}, in {minutes:.1f} minutes ({when}).
+`{command}` made this page in {minutes:.1f} minutes on {machine}, packages installed.
 
-Corpus: 1,048 Wikipedia paragraphs of SQuAD 1.1. Every question has one relevant paragraph. Training questions, and nothing else,
-train the models and serve as pseudo-queries; test questions are about paragraphs that mostly have training questions;
-*unseen passages* are 150 paragraphs without any. Committed lists of ids divide the questions (`gr_pipelines/demo/splits`, seed {seed}).
+Corpus: 1,048 Wikipedia paragraphs of SQuAD 1.1. Every question has one relevant paragraph. Committed lists of ids
+divide the questions (`pipelines/gr_pipelines/demo/splits`). Of these questions, only those of the training split train
+the models and serve as pseudo-queries. Test questions are about paragraphs most of which have training questions, too;
+*unseen passages* are 150 paragraphs that have none.
 
 {table}
 
-- *ms/query*: one question at a time on one core, median of {timed}, search included where the reader needs one.
-- *BM25, training questions in its text* has the same text as the generative index, which holds these questions as its query view.
-  On unseen passages these questions only mislead: they belong to other paragraphs.
-- *dense* is all-MiniLM-L6-v2, which was trained on SQuAD and other sets of questions; the generator, the ranker and the reader start
-  from it. Nothing here is zero-shot.
-- *{constant_name}*: every identifier counts as if the model gave it {constant} nats. *untrained decoder*: the generator
-  before its training. *only the question's own 1-3-grams*: no model at all.
+- *ms/query*: one question at a time on one core, median of {timed}; rows of the reader include the search they need.
+- *BM25, training questions in its text* reads the same text as the generative retriever, whose query view these
+  questions are. On unseen passages they only mislead, since they belong to other paragraphs.
+- *dense* is all-MiniLM-L6-v2, which was trained on SQuAD and other sets of questions; generator, ranker and reader
+  start from it. Nothing here is zero-shot.
+- *constant log-probability*: every identifier counts as if the model gave it {constant} nats. *untrained decoder*: the
+  generator before its training. *only the question's own 1-3-grams*: no model at all.
 - *no passage*: the reader gets a passage that says nothing.
 
 ## Paired tests
 
-Two-sided paired randomisation tests over the same questions, Holm-corrected within each heading; *detectable* is the true
-difference that the test would find with power .8 at level .05.
+Two-sided paired randomisation tests over the same questions, corrected within each heading (Holm). *detectable* is the
+true difference that the test would find with power .8 at level .05.
 
 {tests}
 
@@ -52,11 +53,8 @@ def write_report(results: Results, path: Path) -> None:
         command="gr demo --all" if settings["everything"] else "gr demo",
         machine=settings["machine"],
         minutes=settings["seconds"] / 60,
-        when="models and packages installed",
-        seed=settings["seed"],
         table=results.table(),
         timed=settings["timed_questions"],
-        constant_name="constant log-probability",
         constant=settings["constant_log_probability"],
         tests=results.tests(),
         models="\n".join(f"- {role}: `{name}`" for role, name in settings["models"].items()),
