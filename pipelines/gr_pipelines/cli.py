@@ -178,6 +178,35 @@ def check(pipeline: str, store: Path | None, settings: tuple[str, ...]) -> None:
     click.echo(f"{pipeline}: no problems found.")
 
 
+@click.command("demo", short_help="Search real text with every pipeline and print one table.")
+@click.option(
+    "--folder", type=click.Path(path_type=Path), default=Path("runs/demo"), show_default=True,
+    help="Where stores go; what is there already is used again.",
+)  # fmt: skip
+@click.option("--all", "everything", is_flag=True, help="Ask all test and unseen questions, not 300 of each.")
+@click.option("--out", type=click.Path(path_type=Path), help="Markdown file for the results; JSON goes beside it.")
+@click.option("--interactive/--no-interactive", default=None, help="Answer typed questions.  [default: on a terminal]")
+@click.option("--train", is_flag=True, help="Make the models again first, with the recipes that made the shipped ones.")
+@click.option("--resume", is_flag=True, help="With --train: go on where it was interrupted.")
+@click.option("--quiet", is_flag=True, help="Show no progress.")
+def demo(
+    folder: Path, everything: bool, out: Path | None, interactive: bool | None, train: bool, resume: bool, quiet: bool
+) -> None:
+    """
+    Index 1,048 Wikipedia paragraphs, answer questions with every pipeline, and print one table.
+
+    On a terminal, questions that you type are answered afterwards.
+    """
+    from gr_pipelines.demo import runner, training
+    from gr_pipelines.demo.engines import Models
+
+    models = training.train(folder / "training", resume=resume) if train else Models()
+    options = runner.DemoOptions(
+        folder=folder, everything=everything, out=out, interactive=interactive, models=models
+    )  # fmt: skip
+    runner.run(options, _reporter(quiet))
+
+
 def _open(pipeline: str, store: Path | None, settings: tuple[str, ...]) -> "QueryPipeline":
     from gr_pipelines.query import QueryPipeline
 

@@ -182,14 +182,16 @@ def test_refusals_are_one_message(folder: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "s").exists()
 
 
-def test_malformed_lines_name_file_and_line_and_lose_nothing(tmp_path: Path) -> None:
+def test_malformed_lines_name_file_and_line_and_what_was_read_before_is_kept(tmp_path: Path) -> None:
     corpus, store = tmp_path / "docs.jsonl", tmp_path / "store"
-    corpus.write_text('{"id": "1", "text": "volcano"}\n{"id": "2", "text": \n', encoding="utf-8")
+    lines = [json.dumps({"id": str(n), "text": f"volcano number {n}"}) for n in range(1, 701)]
+    corpus.write_text("\n".join([*lines[:600], '{"id": "601", "text":', *lines[601:]]), encoding="utf-8")
     index = ("index", corpus, "--store", store, "--indexes", "lexical", "--quiet")
-    assert "docs.jsonl, line 2: not valid JSON" in refused(*index)
-    corpus.write_text('{"id": "1", "text": "volcano"}\n{"id": "2", "text": "glacier"}\n', encoding="utf-8")
-    gr(*index)
-    assert search("bm25", store, "glacier")[0]["id"] == "2"
+    assert "docs.jsonl, line 601: not valid JSON" in refused(*index)
+    assert search("bm25", store, "number 500")[0]["id"] == "500"  # documents are written while the file is being read
+    corpus.write_text("\n".join(lines), encoding="utf-8")
+    assert "700 documents read, 200 new, 700 in the store" in gr(*index).stdout
+    assert search("bm25", store, "number 601")[0]["id"] == "601"
 
 
 def test_an_id_in_two_files_is_refused(tmp_path: Path) -> None:
