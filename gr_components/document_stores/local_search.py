@@ -59,6 +59,7 @@ class IndexedDocuments:
         top_k: int,
         filters: dict[str, Any] | None = None,
         similarity: Similarity = "cosine",
+        model_fingerprint: str | None = None,
     ) -> list[Hits]:
         """
         Find documents by the exact similarity of their vectors.
@@ -68,12 +69,15 @@ class IndexedDocuments:
         :param top_k: Most hits for each query.
         :param filters: Haystack's filter dictionary, or None.
         :param similarity: `cosine`, `dot`, or `l2` (scores are negative distances).
+        :param model_fingerprint: Of the model that made the queries; not checked if this or the index's is unknown.
         :returns: For each query document numbers and scores, best first, equal scores by number.
         :raises IndexMissingError: If there is no such index, unless the store is empty.
+        :raises SearchIndexError: If the index holds vectors of another model.
         :raises DimensionError: If the queries do not have the width of the index.
         :raises NumericsError: If a query holds NaN or infinity.
         """
-        return self._vectors.search(index, vectors_QE, top_k, similarity, self.allowed_numbers(filters))
+        allowed = self.allowed_numbers(filters)
+        return self._vectors.search(index, vectors_QE, top_k, similarity, allowed, model_fingerprint)
 
     def suffix_index(self, name: str = "generative") -> SuffixSnapshot:
         """

@@ -79,7 +79,7 @@ class Vectors:
 
     def search(
         self, name: str, queries_QE: npt.NDArray[np.float32], top_k: int, similarity: Similarity,
-        allowed: npt.NDArray[np.int64] | None,
+        allowed: npt.NDArray[np.int64] | None, fingerprint: str | None = None,
     ) -> list[Hits]:  # fmt: skip
         """
         Find the most similar vectors for each query.
@@ -89,9 +89,18 @@ class Vectors:
         :param top_k: Most hits for each query.
         :param similarity: `cosine`, `dot` or `l2`.
         :param allowed: Ascending numbers that may be found, or None for all.
+        :param fingerprint: Of the model that made the queries, or None if unknown.
         :raises IndexMissingError: If there is no such index and the store is not empty.
+        :raises SearchIndexError: If the index holds vectors of another model.
         """
         snapshot = self.snapshot(name)
+        known = None if snapshot is None else snapshot.row.model_fingerprint
+        if known is not None and fingerprint is not None and known != fingerprint:
+            msg = (
+                f"The vector index {name!r} holds vectors of the model {known}, but the queries were encoded by "
+                f"{fingerprint}. Search with the model that encoded the documents, or encode them again."
+            )
+            raise SearchIndexError(msg)
         parts = () if snapshot is None else snapshot.parts
         return search(parts, queries_QE, top_k=top_k, similarity=similarity, allowed=allowed)
 
