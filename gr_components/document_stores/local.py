@@ -25,6 +25,7 @@ from gr_components.document_stores.local_search import IndexedDocuments
 from gr_components.document_stores.local_suffix import Suffixes
 from gr_components.document_stores.local_vectors import Vectors, prepare
 from gr_components.indexes import registry
+from gr_components.settings import EMBEDDING_MODEL
 
 
 class LocalDocumentStore(IndexedDocuments, AsyncTwins):
@@ -165,6 +166,7 @@ class LocalDocumentStore(IndexedDocuments, AsyncTwins):
         :raises DataError: If metadata is not JSON.
         :raises DimensionError: If an embedding does not have the width of the index.
         :raises NumericsError: If an embedding holds NaN or infinity.
+        :raises SearchIndexError: If `meta["embedding_model"]` says that an embedding is of another model than the index.
         :raises StoreError: If the store cannot be written.
         """
         if not isinstance(documents, Iterable) or isinstance(documents, str | dict):
@@ -179,9 +181,10 @@ class LocalDocumentStore(IndexedDocuments, AsyncTwins):
         with self._database.writing() as connection:
             self._lexical.register(connection)
             vectors = None
-            for row in rows:
+            for row, document in zip(rows, documents, strict=True):
                 if row.vector is not None:
-                    vectors = prepare(connection, self.embedding_index, len(row.vector) // 4).id
+                    model = document.meta.get(EMBEDDING_MODEL)
+                    vectors = prepare(connection, self.embedding_index, len(row.vector) // 4, model).id
             return local_write.write_rows(connection, rows, policy, vectors)
 
     def delete_documents(self, document_ids: list[str]) -> None:

@@ -281,7 +281,7 @@ def sql_all(parts: Iterable[str]) -> str:
     parts = [part for part in parts if part != "1"]
     if "0" in parts:
         return "0"
-    return f"({' AND '.join(parts)})" if parts else "1"
+    return _joined(" AND ", parts) if parts else "1"
 
 
 def sql_any(parts: Iterable[str]) -> str:
@@ -293,7 +293,15 @@ def sql_any(parts: Iterable[str]) -> str:
     parts = [part for part in parts if part != "0"]
     if "1" in parts:
         return "1"
-    return f"({' OR '.join(dict.fromkeys(parts))})" if parts else "0"
+    return _joined(" OR ", list(dict.fromkeys(parts))) if parts else "0"
+
+
+def _joined(operator: str, parts: list[str]) -> str:
+    # SQLite allows a depth of 1000, and a chain of n conditions is n deep; halves are log2(n) deep.
+    if len(parts) > 2:
+        half = len(parts) // 2
+        parts = [_joined(operator, parts[:half]), _joined(operator, parts[half:])]
+    return f"({operator.join(parts)})"
 
 
 def _not(part: str) -> str:

@@ -82,7 +82,9 @@ def _load(
     connection: sqlite3.Connection, numbers: list[int], light: bool, vectors_of: int | None
 ) -> Iterator[tuple[int, Any]]:
     if light:
-        sql = "SELECT wanted.number, d.id, d.content, d.meta, d.queries FROM wanted CROSS JOIN documents d USING (number)"
+        sql = (
+            "SELECT wanted.number, d.id, d.content, d.meta, d.queries FROM wanted CROSS JOIN documents d USING (number)"
+        )
         for number, identifier, content, meta, queries in fetch(connection, sql, numbers):
             yield number, _Light(identifier, content, decode_meta(meta, queries))
         return
