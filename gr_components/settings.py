@@ -2,14 +2,17 @@
 
 import inspect
 from collections.abc import Sequence
+from enum import Enum
 from typing import Any
 
 from haystack import Document, default_to_dict
-from haystack.document_stores.types import FilterPolicy
-from haystack.document_stores.types.filter_policy import apply_filter_policy
+from haystack.document_stores.types import FilterPolicy, apply_filter_policy
 from haystack.utils import ComponentDevice, Secret
 
 from gr_components.errors import ConfigError, DeviceError
+
+#: Metadata field in which `DocumentEmbedder` names the model of a document's embedding, for the store to compare.
+EMBEDDING_MODEL = "embedding_model"
 
 
 def settings_to_dict(component: Any) -> dict[str, Any]:
@@ -19,7 +22,9 @@ def settings_to_dict(component: Any) -> dict[str, Any]:
     :param component: The component.
     """
     names = [name for name in inspect.signature(type(component).__init__).parameters if name != "self"]
-    return default_to_dict(component, **{name: getattr(component, name) for name in names})
+    values = {name: getattr(component, name) for name in names}
+    plain = {name: value.value if isinstance(value, Enum) else value for name, value in values.items()}
+    return default_to_dict(component, **plain)
 
 
 def check_top_k(top_k: int, *, least: int) -> None:
@@ -35,32 +40,32 @@ def check_top_k(top_k: int, *, least: int) -> None:
         raise ConfigError(msg)
 
 
-def policy_name(filter_policy: str | FilterPolicy) -> str:
+def filter_policy_of(value: str | FilterPolicy) -> FilterPolicy:
     """
-    Return a filter policy as the plain value that is serialized.
+    Return a filter policy.
 
-    :param filter_policy: `replace`, `merge` or Haystack's enumeration.
+    :param value: `replace`, `merge` or Haystack's enumeration.
     :raises ConfigError: If it is unknown.
     """
     try:
-        return FilterPolicy.from_str(str(filter_policy)).value
+        return value if isinstance(value, FilterPolicy) else FilterPolicy.from_str(value)
     except ValueError as error:
         raise ConfigError(str(error)) from error
 
 
 def effective_filters(
-    policy: str, configured: dict[str, Any] | None, given: dict[str, Any] | None
+    policy: FilterPolicy, configured: dict[str, Any] | None, given: dict[str, Any] | None
 ) -> dict[str, Any] | None:
     """
     Combine the filters of the configuration with those of a run.
 
-    :param policy: `replace` or `merge`.
+    :param policy: Whether those of the run replace those of the configuration or are merged with them.
     :param configured: Filters of the configuration.
     :param given: Filters of the run: None means as configured; `{}` replaces the configured ones by none.
     """
-    if given is not None and not given and policy == FilterPolicy.REPLACE.value:
+    if given is not None and not given and policy is FilterPolicy.REPLACE:
         return None
-    return apply_filter_policy(FilterPolicy.from_str(policy), configured, given) or None
+    return apply_filter_policy(policy, configured, given) or None
 
 
 def device_name(device: ComponentDevice | None) -> str | None:

@@ -166,7 +166,7 @@ class LocalDocumentStore(IndexedDocuments, AsyncTwins):
         :raises DataError: If metadata is not JSON.
         :raises DimensionError: If an embedding does not have the width of the index.
         :raises NumericsError: If an embedding holds NaN or infinity.
-        :raises SearchIndexError: If `meta["embedding_model"]` says that an embedding is of another model than the index.
+        :raises SearchIndexError: If `meta["embedding_model"]` names another model than that of the index.
         :raises StoreError: If the store cannot be written.
         """
         if not isinstance(documents, Iterable) or isinstance(documents, str | dict):
@@ -184,7 +184,8 @@ class LocalDocumentStore(IndexedDocuments, AsyncTwins):
             for row, document in zip(rows, documents, strict=True):
                 if row.vector is not None:
                     model = document.meta.get(EMBEDDING_MODEL)
-                    vectors = prepare(connection, self.embedding_index, len(row.vector) // 4, model).id
+                    known = model if isinstance(model, str) else None
+                    vectors = prepare(connection, self.embedding_index, len(row.vector) // 4, known).id
             return local_write.write_rows(connection, rows, policy, vectors)
 
     def delete_documents(self, document_ids: list[str]) -> None:

@@ -93,11 +93,14 @@ def choose_prompt(prompts: Mapping[str, str], role: Literal["query", "document"]
     """
     Return the prompt that a model wants in front of queries or documents; often empty.
 
+    For documents it is the first of `document`, `passage` and `corpus` that is not empty (sentence-transformers adds an
+    empty `document` to whatever a model names).
+
     :param prompts: The model's prompts by name.
     :param role: `query` or `document`.
     """
     names = ("query",) if role == "query" else _DOCUMENT_PROMPTS
-    return next((prompts[name] for name in names if name in prompts), "")
+    return next((prompts[name] for name in names if prompts.get(name)), "")
 
 
 def read_layout(folder: Path, *, pooling: str | None = None) -> EncoderLayout:

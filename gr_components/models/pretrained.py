@@ -114,12 +114,19 @@ def load_tokenizer(
         msg = f"'{folder}' has no tokenizer that can be used (tokenizer.json is missing or damaged): {error}"
         raise ModelNotFoundError(msg) from error
     tokenizer = Tokenizer.from_str(definition)
-    if lower_case and "lowercase" not in json.dumps(json.loads(definition)["normalizer"]).lower():
+    if lower_case and not _lower_cases(json.loads(definition)["normalizer"]):
         before = [] if tokenizer.normalizer is None else [tokenizer.normalizer]
         tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *before])
     special = {role: index for role in _ROLES if (index := getattr(theirs, f"{role}_token_id", None)) is not None}
     takes = "token_type_ids" in theirs.model_input_names and getattr(model.config, "type_vocab_size", 0) > 0
     return LoadedTokenizer(theirs, TextTokenizer(tokenizer, special), _max_length(theirs, model, max_length), takes)
+
+
+def _lower_cases(normalizer: dict[str, Any] | None) -> bool:
+    if normalizer is None:
+        return False
+    parts = normalizer.get("normalizers", [])
+    return normalizer["type"] == "Lowercase" or normalizer.get("lowercase") is True or any(map(_lower_cases, parts))
 
 
 def _max_length(tokenizer: Any, model: Any, wanted: int | None) -> int:
@@ -160,6 +167,9 @@ def _check_files(folder: Path) -> None:
         msg = f"'{folder}' has no config.json; it is not a model folder."
         raise ModelNotFoundError(msg)
     if not any(folder.glob("*.safetensors")):
+        if any(folder.glob("*.onnx")):
+            msg = f"'{folder}' holds a model exported to ONNX. Set backend='onnx' to use it."
+            raise ModelError(msg)
         msg = (
             f"'{folder}' has no weights in safetensors (other formats are not read, because they can run code). "
             "Load the model once with transformers and save it with `save_pretrained`."

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from gr_components.errors import ConfigError
 from gr_components.extras import need
 from gr_components.models.batching import check_batch_size, check_finite, run_sorted
+from gr_components.models.description import read_description
 from gr_components.models.encoder_layout import EncoderInfo, choose_prompt, read_layout
 from gr_components.models.fingerprints import encoder_fingerprint
 from gr_components.models.onnx_session import OnnxSession, check_float32, read_export
@@ -172,26 +173,23 @@ def load_text_encoder(
 def text_encoder_fingerprint(
     model: str,
     *,
-    backend: Backend = "torch",
     revision: str | None = None,
     token: str | None = None,
     local_files_only: bool = False,
     pooling: str | None = None,
 ) -> str:
     """
-    Return the fingerprint of a text encoder without loading it.
+    Return the fingerprint of a text encoder without loading it; an exported copy has that of its source.
 
     :param model: Local folder, `package:NAME/FOLDER` or Hugging Face name.
-    :param backend: `torch` or `onnx`.
     :param revision: Branch, tag or commit on the hub.
     :param token: Access token for the hub.
     :param local_files_only: Use only what is cached already.
     :param pooling: Pooling mode in place of the folder's own.
     """
-    check_backend(backend)
     folder = resolve_model(model, revision=revision, token=token, local_files_only=local_files_only)
-    if backend == "onnx":
-        return str(read_export(folder, "dense")["fingerprint"])
+    if "onnx" in (read_description(folder) or {}):
+        return str(read_export(folder, "dense")["info"]["fingerprint"])
     return encoder_fingerprint(read_layout(folder, pooling=pooling))
 
 

@@ -163,8 +163,8 @@ class TextEncoderModule(nn.Module):
         _write_json(folder / "1_Pooling" / "config.json", self._pooling_config())
         for (path, _), step, module in zip(paths[2:], self.layout.steps, self.steps, strict=True):
             save_step(folder / path, step, module)
-        # Lower-casing, if any, is part of the saved tokenizer already.
-        _write_json(folder / "sentence_bert_config.json", {"max_seq_length": self.max_length, "do_lower_case": False})
+        settings = {"max_seq_length": self.max_length, "do_lower_case": self.layout.lower_case}
+        _write_json(folder / "sentence_bert_config.json", settings)
         about = {
             "model_type": "SentenceTransformer",
             "prompts": self.layout.prompts,
@@ -209,7 +209,6 @@ def save_transformer(model: Any, tokenizer: LoadedTokenizer, folder: Path, weigh
     for path in folder.glob("*.safetensors"):
         path.chmod(0o644)
     tokenizer.theirs.save_pretrained(folder)
-    tokenizer.ours.backend.save(str(folder / "tokenizer.json"))
     settings = folder / "tokenizer_config.json"
     config = {**json.loads(settings.read_text(encoding="utf-8")), "model_max_length": tokenizer.max_length}
     _write_json(settings, config)
