@@ -4,7 +4,8 @@ Generative retrieval end to end: queries in, documents with their identifiers ou
 Shapes: B queries, K keys, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -90,11 +91,12 @@ class GenerativeEngine:
                 results[place] = result
         return results
 
-    def check(self, index: SuffixIndex) -> None:
+    def check(self, index: SuffixIndex, grammar: Mapping[str, Any] | None = None) -> None:
         """
         Make sure that the model can search an index.
 
         :param index: The index.
+        :param grammar: The grammar that the index was laid out by (`Grammar.to_dict`), if it is known.
         :raises TokenizerMismatchError: If it was made with another tokenizer or grammar.
         """
         if not index.segments:
@@ -111,6 +113,9 @@ class GenerativeEngine:
                 f"the model's grammar {sorted(self.grammar.fields)} and {self.grammar.boundary}. Build the index again "
                 "with this model."
             )
+            raise TokenizerMismatchError(msg)
+        if grammar is not None and _layout(Grammar.from_dict(grammar)) != _layout(self.grammar):
+            msg = "The index marks titles or pseudo-queries by other tokens than the model. Build it with this model."
             raise TokenizerMismatchError(msg)
 
     def _search_batch(
@@ -220,3 +225,9 @@ class GenerativeEngine:
             first_V[view.stop] = True  # a stop alone is no identifier
             later_V[view.stop] = False
         return Blocked(first_V, later_V)
+
+
+def _layout(grammar: Grammar) -> tuple[Any, ...]:
+    """Return what decides how documents lie in the index."""
+    views = sorted((view.name, view.field, view.index_prefix, view.stop or -1) for view in grammar.views)
+    return grammar.layout, grammar.boundary, grammar.title_end, grammar.query_start, views
