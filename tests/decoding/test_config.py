@@ -33,8 +33,9 @@ def test_all_problems_are_named_at_once():
     "wrong",
     [
         {"alpha": 0}, {"alpha": float("nan")}, {"smoothing": -1}, {"normaliser": "words"}, {"query_ngrams": -1},
-        {"max_hits": 0}, {"beams": True}, {"beams": 2.5}, {"views": ["body"]}, {"views": ("body", "body")},
-        {"rescore_source": "x"}, {"constant_log_probability": 0.0}, {"query_view_cap": 1}, {"unigram_weight": "1"}, {"full_documents": 0},
+        {"max_hits": 0}, {"full_documents": 0}, {"beams": True}, {"beams": 2.5}, {"views": ["body"]},
+        {"views": ("body", "body")}, {"rescore_source": "x"}, {"constant_log_probability": 0.0},
+        {"query_view_cap": 1}, {"unigram_weight": "1"},
     ],
 )  # fmt: skip
 def test_values_out_of_range_are_refused(wrong):
