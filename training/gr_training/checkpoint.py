@@ -147,7 +147,7 @@ def optimiser_tensors(model: nn.Module, optimiser: torch.optim.Optimizer) -> dic
     :param model: Names the parameters.
     :param optimiser: Its state.
     """
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {
         f"{key}/{names[parameter]}": torch.as_tensor(value)
         for parameter, state in optimiser.state.items()

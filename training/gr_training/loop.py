@@ -51,11 +51,11 @@ class LossSum(NamedTuple):
     What a loss function returns for one batch.
 
     :param total: Scalar with gradient: the sum of the losses of the batch.
-    :param count: How many losses that sum has (questions, tokens); what the total is divided by in the end.
+    :param weight: How many losses that sum has (questions, tokens); what the total is divided by in the end.
     """
 
     total: Tensor
-    count: Tensor | int
+    weight: Tensor | int
 
 
 @dataclass
@@ -189,7 +189,7 @@ class _Run:
                 part = LossSum(*self.objective(batch))
                 accelerator.backward(part.total)
             total += part.total.detach()
-            count += part.count
+            count += part.weight
         total, count = accelerator.reduce(torch.stack([total, count]), "sum")
         loss = (total / count.clamp(min=1)).item()
         if not math.isfinite(loss):

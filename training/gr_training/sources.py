@@ -21,10 +21,11 @@ from gr_components.data import (
     read_ids,
     read_qrels,
     read_questions,
+    searchable_text,
     select,
 )
 from gr_components.data.candidates import file_hash
-from gr_components.errors import DataError
+from gr_components.errors import ConfigError, DataError
 from gr_components.models.resolve import resolve_model
 from gr_components.progress import Reporter, Silent
 from gr_training.config import STRICT_KEYS, checked_dataclass
@@ -197,6 +198,24 @@ def weighted_rows(sets: Sequence[QuestionSet], seed: int) -> list[tuple[int, int
         for row, extra in enumerate(chosen):
             rows += [(number, row)] * (int(whole) + int(extra))
     return rows
+
+
+def texts_of(sets: Sequence[QuestionSet], names: Sequence[str] = ()) -> list[str]:
+    """
+    Return the searchable texts of passages and the texts of questions.
+
+    :param sets: Training sets.
+    :param names: Of which sets; of all if empty.
+    :raises ConfigError: If there is no set of a name.
+    """
+    known = [each.name for each in sets]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        msg = f"vocabulary: there are no training sets {unknown}; the sets are {known}."
+        raise ConfigError(msg)
+    chosen = [each for each in sets if not names or each.name in names]
+    texts = [searchable_text(passage.title, passage.text) for each in chosen for passage in each.passages]
+    return texts + [question.text for each in chosen for question in each.questions]
 
 
 def check_no_leaks(held_out: Iterable[HeldOutConfig], texts: Iterable[str]) -> None:

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from pydantic import Field
 from torch import nn
 
@@ -64,17 +65,21 @@ class Started:
 
     model: Seq2SeqModel
     tokenizer: TextTokenizer
-    info: dict[str, object]
+    info: dict[str, Any]
 
 
-def start_seq2seq(config: StartConfig, texts: Callable[[], Iterable[str]], frequencies: Frequencies) -> Started:
+def start_seq2seq(
+    config: StartConfig, texts: Callable[[], Iterable[str]], frequencies: Frequencies, seed: int
+) -> Started:
     """
     Load or build the model, ready for training: plain attention on CPUs and dropout as configured.
 
     :param config: Where it comes from.
     :param texts: Texts that decide the vocabulary of a model that is built.
     :param frequencies: Expected counts of target tokens (V,), given the tokenizer; they start the output bias.
+    :param seed: Of the parts that start at random.
     """
+    torch.manual_seed(seed)
     if config.build is None:
         loaded = load_seq2seq(config.model, device="cpu")
         started = Started(loaded.model, loaded.tokenizer, loaded.info)

@@ -14,8 +14,8 @@ def listwise_softmax(scores_BD: Tensor, labels_BD: Tensor, mask_BD: Tensor, *, t
     Cross-entropy between the labels' distribution and the softmax of the scores, for each question, in nats.
 
     ListNet's top-one loss (Cao et al., 2007, https://dl.acm.org/doi/10.1145/1273496.1273513). With one relevant
-    document it is its negative log-probability. Unchanged by a shift of a list's scores, by the order of its documents and by
-    padding. Its least value is the entropy of the labels, zero with one relevant document.
+    document it is its negative log-probability. Unchanged by a shift of a list's scores, by the order of its documents
+    and by padding. Its least value is the entropy of the labels, zero with one relevant document.
 
     :param scores_BD: Scores, any real numbers; higher is better.
     :param labels_BD: Grades >= 0; they are divided by their sum.

@@ -7,6 +7,7 @@ added to the model's score inside the loss only: the model then learns what is t
 its score is used in a pipeline that fuses both.
 """
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,25 +15,26 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor
 
-from gr_components.data import searchable_text
-from gr_components.data.runs import ranked, read_run
+from gr_components.data import Passage, searchable_text
+from gr_components.data.runs import ranked
 from gr_components.evaluation import evaluate_run
-from gr_components.models.quiet import without_progress_bars
+from gr_components.models.pair_scorer_torch import PairScorerModule
 from gr_components.models.resolve import MINILM, resolve_model
-from gr_components.tokenization import TextTokenizer
+from gr_components.models.text_encoder import padded
 from gr_training.attention import register
 from gr_training.card import Provenance, describe, used
 from gr_training.config import STRICT_KEYS, checked_dataclass, to_plain
+from gr_training.cut_encoder import write_cut_encoder
 from gr_training.fitting import Count, FitConfig
 from gr_training.loop import LossSum, fit
 from gr_training.losses.listwise import listwise_softmax
-from gr_training.mining.lists import CandidateLists, fuse, to_lists
+from gr_training.mining.lists import CandidateLists, MiningConfig, mine, standardise
 from gr_training.order import Turn
-from gr_training.pairs_encoding import PairEncoder
 from gr_training.run import Run, identity
 from gr_training.sources import (
     HeldOutConfig,
@@ -41,9 +43,11 @@ from gr_training.sources import (
     ValidationConfig,
     load_sources,
     load_validation,
-    local_file,
+    texts_of,
     weighted_rows,
 )
+
+_SCORING_CHUNKS = 3
 
 
 @checked_dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
@@ -53,33 +57,43 @@ class Config:
 
     :param model: The encoder to start from.
     :param layers: How many of its layers are kept, from the bottom; null keeps all.
+    :param vocabulary: Names of training sets whose texts decide which tokens are kept (WordPiece only); all tokens if
+        empty.
     :param max_tokens: Longest pair in training.
-    :param dropout: Of hidden states; attention weights have none, which costs much on a CPU and gave nothing.
-    :param questions_per_step: Lists of each round.
-    :param num_negatives: Negatives of each list.
+    :param serving_tokens: Longest pair in validation and serving.
+    :param dropout: Of hidden states; attention weights have none, which costs much on a CPU.
+    :param data: Training sets.
+    :param held_out: Questions that must not be trained on.
+    :param validation: Questions that select the model.
+    :param mining: Where negatives, and the passages that validation ranks, come from.
     :param depth: Negatives are drawn from this many passages at the top.
-    :param base_weight: Weight of the retrieval score inside the loss.
-    :param runs: TREC runs to take candidates from, by the name of the training set (`validation` for validation); sets
-        without any are searched with BM25 and with the encoder that training starts from.
+    :param num_negatives: Negatives of each list.
     :param validation_depth: How many passages of each validation question are ranked.
-    :param num_chunks: Into how many batches of similar length a round is divided.
+    :param questions_per_step: Lists of each round.
+    :param num_chunks: Into how many batches of similar length the pairs of a round are divided.
+    :param base_weight: Weight of the retrieval score inside the loss.
+    :param weights: How the trained weights are stored.
+    :param fit: The training loop.
     """
 
     recipe: Literal["listwise_ce"] = "listwise_ce"
     model: str = MINILM
     layers: Count | None = None
+    vocabulary: tuple[str, ...] = ()
     max_tokens: Annotated[int, Field(ge=16)] = 192
+    serving_tokens: Annotated[int, Field(ge=16)] = 256
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     data: tuple[SourceConfig, ...]
     held_out: tuple[HeldOutConfig, ...] = ()
     validation: ValidationConfig
-    runs: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    questions_per_step: Count = 8
+    mining: MiningConfig = field(default_factory=MiningConfig)
+    depth: Count = 20
     num_negatives: Count = 7
-    depth: Count = 30
-    base_weight: Annotated[float, Field(ge=0)] = 0.0
     validation_depth: Count = 20
+    questions_per_step: Count = 8
     num_chunks: Count = 4
+    base_weight: Annotated[float, Field(ge=0)] = 0.0
+    weights: Literal["full", "int8"] = "full"
     fit: FitConfig
 
 
@@ -93,23 +107,23 @@ def train(config: Config, run: Run) -> Path:
     """
     sets = load_sources(config.data, config.held_out, run.report)
     validation = load_validation(config.validation)
-    lists = [_candidates(config, each, config.depth) for each in sets]
-    judged = _candidates(config, validation, config.validation_depth)
-    folder = resolve_model(config.model)
-    tokenizer = TextTokenizer.from_folder(folder)
-    encoder = PairEncoder(tokenizer, config.max_tokens)
-    model = _build(folder, config)
-    examples = _Examples(config, sets, lists, encoder)
+    folder = run.out / "candidates"
+    lists = [mine(s, config.mining, config.depth, folder / f"{s.name}.jsonl.gz", run.report) for s in sets]
+    judged = mine(validation, config.mining, config.validation_depth, folder / "validation.jsonl.gz", run.report)
+    model = _build(config, sets)
+    examples = _Examples(config, sets, lists, model)
     files = [each.files or {} for each in (*sets, validation)]
     progress = fit(
         model, examples.batch, lambda m, batch: _loss(m, batch, config.base_weight), config.fit,
         folder=run.out, resume=run.resume, device=run.device, report=run.report, metric="fused nDCG@10",
-        validate=lambda m: _validate(m, validation, judged, encoder), identity=identity(config, files),
+        validate=lambda m: validate(m, validation, judged, config.serving_tokens), identity=identity(config, files),
     )  # fmt: skip
-    _save(model, tokenizer, config, Provenance(
+    model.save(run.model, weights=config.weights)
+    provenance = Provenance(
         task="ranker", recipe=to_plain(config), base_model=config.model, data=used(sets), metrics=progress.best,
         steps=(progress.step, progress.best_step), minutes=progress.seconds / 60,
-    ), run.model)  # fmt: skip
+    )  # fmt: skip
+    describe(run.model, provenance, tokenizer_fingerprint=model.tokenizer.fingerprint, max_tokens=config.serving_tokens)
     return run.model
 
 
@@ -120,7 +134,7 @@ class _Examples:
     config: Config
     sets: Sequence[QuestionSet]
     lists: Sequence[CandidateLists]
-    encoder: PairEncoder
+    model: PairScorerModule
 
     @cached_property
     def rows(self) -> list[tuple[int, int]]:
@@ -137,17 +151,15 @@ class _Examples:
         shape = (len(positions), 1 + self.config.num_negatives)
         labels_BD, base_BD = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
         mask_BD = np.zeros(shape, bool)
-        pairs, places = [], []
+        pairs = []
         for b, (position, example) in enumerate(zip(positions, turn.rows(positions, len(self.rows)), strict=True)):
             number, row = self.rows[example]
             chosen, base = self._draw(number, row, turn.generator(position))
             question, passages = self.sets[number].questions[row], self.sets[number].passages
             labels_BD[b, 0], mask_BD[b, : len(chosen)], base_BD[b, : len(chosen)] = 1.0, True, base
-            for d, passage in enumerate(chosen):
-                pairs.append((question.text, searchable_text(passages[passage].title, passages[passage].text)))
-                places.append(b * shape[1] + d)
-        chunks, order = self.encoder.chunks(pairs, self.config.num_chunks)
-        arrays = {"labels_BD": labels_BD, "mask_BD": mask_BD, "base_BD": base_BD, "places": np.array(places)}
+            pairs += [(question.text, _text(passages[passage])) for passage in chosen]
+        chunks, order = _chunks(self.model, pairs, self.config.max_tokens, self.config.num_chunks)
+        arrays = {"labels_BD": labels_BD, "mask_BD": mask_BD, "base_BD": base_BD}
         return {"chunks": chunks, "order": order, **{name: torch.from_numpy(value) for name, value in arrays.items()}}
 
     def _draw(self, number: int, row: int, generator: np.random.Generator) -> tuple[list[int], list[float]]:
@@ -161,63 +173,75 @@ class _Examples:
         return chosen, [scores.get(passage, lowest) for passage in chosen]
 
 
-def _loss(model: nn.Module, batch: dict[str, Any], base_weight: float) -> LossSum:
-    scores_P = torch.cat([model(**chunk).logits[:, 0].float() for chunk in batch["chunks"]])[batch["order"]]
+def _loss(model: PairScorerModule, batch: dict[str, Any], base_weight: float) -> LossSum:
+    scores_P = torch.cat([model(**chunk).float() for chunk in batch["chunks"]])[batch["order"]]
     mask_BD = batch["mask_BD"]
-    scores_BD = (
-        torch.zeros(mask_BD.numel(), device=scores_P.device).index_put((batch["places"],), scores_P).view_as(mask_BD)
-    )
+    scores_BD = torch.zeros(mask_BD.shape, device=scores_P.device).masked_scatter(mask_BD, scores_P)
     loss_B = listwise_softmax(scores_BD + base_weight * batch["base_BD"], batch["labels_BD"], mask_BD)
     return LossSum(loss_B.sum(), len(loss_B))
 
 
-def _validate(
-    model: nn.Module, questions: QuestionSet, lists: CandidateLists, encoder: PairEncoder
+def validate(
+    model: PairScorerModule, questions: QuestionSet, lists: CandidateLists, max_tokens: int
 ) -> dict[str, float]:
-    """Rank the candidates by the model alone, and by the sum of its standardised score and retrieval's."""
-    passages = [searchable_text(passage.title, passage.text) for passage in questions.passages]
+    """
+    Rank candidates by retrieval (`base`), by the model, and by the sum of both standardised scores (`fused`).
+
+    :param model: In evaluation mode.
+    :param questions: Validation questions.
+    :param lists: Their candidates.
+    :param max_tokens: Longest pair.
+    """
     runs: dict[str, dict[str, list[tuple[str, float]]]] = {"base ": {}, "": {}, "fused ": {}}
     for question, rows, base in zip(questions.questions, lists.rows, lists.scores, strict=True):
         ids = [questions.passages[row].id for row in rows]
-        scores = _scores(model, [(question.text, passages[row]) for row in rows], encoder)
-        fused = base + (scores - scores.mean()) / (scores.std() or 1.0) if len(ids) else scores
-        for name, values in (("base ", base), ("", scores), ("fused ", fused)):
+        pairs = [(question.text, _text(questions.passages[row])) for row in rows]
+        scores = _scores(model, pairs, max_tokens)
+        for name, values in (("base ", base), ("", scores), ("fused ", base + standardise(scores))):
             runs[name][question.id] = ranked(zip(ids, values.tolist(), strict=True))
     means = {name: evaluate_run(found, questions.qrels, ["nDCG@10", "Success@1"]).means for name, found in runs.items()}
     return {f"{name}{measure}": value for name, values in means.items() for measure, value in values.items()}
 
 
-def _scores(model: nn.Module, pairs: list[tuple[str, str]], encoder: PairEncoder) -> np.ndarray:
+def _scores(model: PairScorerModule, pairs: Sequence[tuple[str, str]], max_tokens: int) -> npt.NDArray[np.float32]:
     if not pairs:
         return np.zeros(0, np.float32)
     device = next(model.parameters()).device
-    chunks, order = encoder.chunks(pairs, 2)
+    chunks, order = _chunks(model, pairs, max_tokens, _SCORING_CHUNKS)
     with torch.autocast(device.type, torch.bfloat16):
-        parts = [model(**{k: v.to(device) for k, v in chunk.items()}).logits[:, 0].float().cpu() for chunk in chunks]
-    return torch.cat(parts)[order].numpy()
+        parts = [model(**{k: v.to(device) for k, v in chunk.items()}).float().cpu() for chunk in chunks]
+    return np.asarray(torch.cat(parts)[order].numpy())
 
 
-def _candidates(config: Config, questions: QuestionSet, depth: int) -> CandidateLists:
-    paths = config.runs.get(questions.name, ())
-    return to_lists(
-        fuse([read_run(local_file(path)) for path in paths]), questions.questions, questions.passages, depth
-    )
+def _chunks(
+    model: PairScorerModule, pairs: Sequence[tuple[str, str]], max_tokens: int, num_chunks: int
+) -> tuple[list[dict[str, Tensor]], Tensor]:
+    """Tokenize pairs into padded batches of similar length; also each pair's place in their concatenation."""
+    tokenizer = model.tokenizer
+    encoded = tokenizer.encode_templated([q for q, _ in pairs], [p for _, p in pairs], max_length=max_tokens)
+    by_length = np.argsort([len(e.ids) for e in encoded], kind="stable")
+    chunks = []
+    for rows in np.array_split(by_length, min(num_chunks, len(pairs))):
+        arrays = padded([encoded[row] for row in rows], tokenizer.pad_id, type_ids=model.info.type_ids)
+        chunks.append({name: torch.from_numpy(array) for name, array in arrays.items()})
+    return chunks, torch.from_numpy(np.argsort(by_length))
 
 
-def _build(folder: Path, config: Config) -> nn.Module:
-    from transformers import AutoModelForSequenceClassification
+def _text(passage: Passage) -> str:
+    return searchable_text(passage.title, passage.text)
 
-    options: dict[str, Any] = {} if config.layers is None else {"num_hidden_layers": config.layers}
-    with without_progress_bars():
-        model: nn.Module = AutoModelForSequenceClassification.from_pretrained(
-            folder, num_labels=1, attn_implementation=register(), hidden_dropout_prob=config.dropout,
-            attention_probs_dropout_prob=0.0, **options,
-        )  # fmt: skip
+
+def _build(config: Config, sets: Sequence[QuestionSet]) -> PairScorerModule:
+    changes: dict[str, Any] = {"hidden_dropout_prob": config.dropout, "attention_probs_dropout_prob": 0.0}
+    if config.layers is not None:
+        changes["num_hidden_layers"] = config.layers
+    with tempfile.TemporaryDirectory(prefix="gr-encoder-") as temporary:
+        folder = resolve_model(config.model)
+        if config.vocabulary:
+            write_cut_encoder(folder, texts_of(sets, config.vocabulary), Path(temporary))
+            folder = Path(temporary)
+        torch.manual_seed(config.fit.seed)  # of the new head
+        model = PairScorerModule.from_encoder(folder, max_length=config.serving_tokens, config=changes)
+    transformer: Any = model.model
+    transformer.set_attn_implementation(register())
     return model
-
-
-def _save(model: Any, tokenizer: TextTokenizer, config: Config, provenance: Provenance, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder)
-    tokenizer.save(folder)
-    describe(folder, provenance, tokenizer_fingerprint=tokenizer.fingerprint, max_tokens=config.max_tokens)

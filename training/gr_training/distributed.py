@@ -1,0 +1,47 @@
+"""Exchange between training processes; nothing happens when there is only one."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from gr_components.errors import ConfigError
+
+
+def num_processes() -> int:
+    """Return how many processes train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Return which of them this is, from 0."""
+    return dist.get_rank() if num_processes() > 1 else 0
+
+
+def gathered(tensor: Tensor) -> Tensor:
+    """
+    Concatenate the tensors of all processes along the first dimension; gradients flow back to each process's own.
+
+    :param tensor: The same shape everywhere.
+    """
+    if num_processes() == 1:
+        return tensor
+    if tensor.requires_grad:
+        from torch.distributed.nn.functional import all_gather
+
+        return torch.cat(list(all_gather(tensor)))
+    parts = [torch.empty_like(tensor) for _ in range(num_processes())]
+    dist.all_gather(parts, tensor.contiguous())
+    return torch.cat(parts)
+
+
+def check_divisible(batch_size: int, name: str) -> None:
+    """
+    Make sure that every process gets the same number of examples, as `gathered` needs.
+
+    :param batch_size: Examples of one round over all processes.
+    :param name: The setting, for the message.
+    :raises ConfigError: If it is not a multiple of the number of processes.
+    """
+    if batch_size % num_processes():
+        msg = f"{name} must be a multiple of the {num_processes()} processes, got {batch_size}."
+        raise ConfigError(msg)
