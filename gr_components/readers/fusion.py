@@ -66,6 +66,8 @@ class ReadConfig:
     :param length_penalty: See `GenerationConfig`.
     :param extractive: Whether an answer must be a span of a passage (models with the `reserved` layout).
     :param batch_size: Passages that are encoded at a time.
+    :param closed_book: Whether questions without passages are answered all the same, from what the model knows: a
+        control that shows what the passages are worth.
     """
 
     num_beams: int = 1
@@ -74,6 +76,7 @@ class ReadConfig:
     length_penalty: float = 0.0
     extractive: bool = False
     batch_size: int = 32
+    closed_book: bool = False
 
 
 @dataclass(frozen=True)
@@ -136,10 +139,10 @@ class FusionReader:
             raise ConfigError(msg)
         readings = [Reading([], [None] * len(given)) for given in passages]
         with Task(report, "read", len(questions)) as task:
-            for batch in self._batches(questions, passages, config.batch_size):
+            for batch in self._batches(questions, passages, config):
                 for item, reading in zip(batch, self._read_batch(batch, config), strict=True):
                     relevance: list[float | None] = [None] * len(passages[item.index])
-                    for position, value in zip(item.kept, reading.relevance, strict=True):
+                    for position, value in zip(item.kept, reading.relevance[: len(item.kept)], strict=True):
                         relevance[position] = value
                     readings[item.index] = Reading(reading.answers, relevance)
                 task.advance(len(batch))
@@ -173,24 +176,28 @@ class FusionReader:
             raise ConfigError(msg)
 
     def _batches(
-        self, questions: Sequence[str], passages: Sequence[Sequence[Passage]], batch_size: int
+        self, questions: Sequence[str], passages: Sequence[Sequence[Passage]], config: ReadConfig
     ) -> Iterator[list[_Prepared]]:
         # Batches are filled with questions that have as many passages of the same length, tokenized a window at a time.
-        window = 64 * batch_size
+        window = 64 * config.batch_size
         for first in range(0, len(questions), window):
             chosen = range(first, min(first + window, len(questions)))
-            prepared = self._prepare([questions[i] for i in chosen], [passages[i] for i in chosen], first)
+            prepared = self._prepare(
+                [questions[i] for i in chosen], [passages[i] for i in chosen], first, closed_book=config.closed_book
+            )
             prepared.sort(key=lambda item: (len(item.rows), max(len(ids) for ids, _, _ in item.rows)))
             batch: list[_Prepared] = []
             for item in prepared:
-                if batch and (len(batch) + 1) * len(item.rows) > batch_size:
+                if batch and (len(batch) + 1) * len(item.rows) > config.batch_size:
                     yield batch
                     batch = []
                 batch.append(item)
             if batch:
                 yield batch
 
-    def _prepare(self, questions: Sequence[str], passages: Sequence[Sequence[Passage]], first: int) -> list[_Prepared]:
+    def _prepare(
+        self, questions: Sequence[str], passages: Sequence[Sequence[Passage]], first: int, *, closed_book: bool
+    ) -> list[_Prepared]:
         layout, tokenizer = self.layout, self.tokenizer
         kept = [[n for n, p in enumerate(given) if p.text.strip()] for given in passages]
         chosen = [given[n] for given, positions in zip(passages, kept, strict=True) for n in positions]
@@ -201,6 +208,8 @@ class FusionReader:
         for index, positions in enumerate(kept):
             own = [next(contexts) for _ in positions]
             rows = [layout.assemble(question_tokens[index].ids, next(titles).ids, c.ids) for c in own]
+            if closed_book and not rows:
+                rows = [layout.assemble(question_tokens[index].ids, [], [])]
             if rows and questions[index].strip():
                 texts = [passages[index][n].text for n in positions]
                 prepared.append(_Prepared(first + index, texts, positions, own, rows))
@@ -235,7 +244,7 @@ class FusionReader:
     def _reading(
         self, item: _Prepared, hypotheses: list[Hypothesis], relevance: list[float], num_answers: int
     ) -> Reading:
-        order = sorted(range(len(relevance)), key=lambda n: -relevance[n])
+        order = sorted(range(len(item.kept)), key=lambda n: -relevance[n])
         answers = []
         for hypothesis in hypotheses[:num_answers]:
             generated = self.tokenizer.decode(hypothesis.tokens).strip()

@@ -133,6 +133,17 @@ def test_nothing_to_read(any_reader: LoadedSeq2Seq, passages: list[Passage]) -> 
     ]  # fmt: skip
 
 
+def test_closed_book(any_reader: LoadedSeq2Seq, passages: list[Passage]) -> None:
+    reader = FusionReader(any_reader)
+    config = dataclasses.replace(CONFIG, closed_book=True)
+    alone, blank, usual = reader.read([QUESTION] * 3, [[], [Passage("blank", "", "")], passages], config)
+    assert alone.answers[0].generated
+    assert alone.answers[0].passage is None
+    assert (alone.relevance, blank.relevance) == ([], [None])
+    assert blank.answers[0].text == alone.answers[0].text
+    same(usual, reader.read([QUESTION], [passages], CONFIG)[0])
+
+
 def test_what_is_beyond_the_longest_input_is_not_read(copying: LoadedSeq2Seq, passages: list[Passage]) -> None:
     reader = FusionReader(copying)
     text = passages[0].text
