@@ -28,7 +28,7 @@ from gr_components.indexes.lexical import Analysis, Hits, LexicalIndex, read_ops
 logger = logging.getLogger(__name__)
 
 NAME = "lexical"
-_PATIENCE_S = 1.0  # a search waits this long for another process to finish the index, then uses it as it is
+_PATIENCE_S = 5.0  # a search waits this long for another process to finish the index, then uses it as it is
 
 
 class Lexical:
