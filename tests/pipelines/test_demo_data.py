@@ -1,9 +1,9 @@
 import pytest
-from gr_pipelines.demo import data
-from gr_pipelines.demo.make_splits import split
 
 from gr_components.data import check_disjoint, leaks
 from gr_components.errors import ConfigError
+from gr_pipelines.demo import data
+from gr_pipelines.demo.make_splits import split
 
 HELD_OUT = ("validation", "test", "unseen")
 

@@ -3,21 +3,21 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from haystack import Pipeline
 from haystack.components.joiners import DocumentJoiner
 
-from gr_components.decoding.config import SearchConfig
-from gr_components.decoding.engine import GenerativeEngine
-from gr_components.decoding.grammar import Grammar
 from gr_components.document_stores.local import LocalDocumentStore
-from gr_components.errors import ModelError
-from gr_components.models.text_encoder import TextEncoder, load_text_encoder
 from gr_components.readers.fid import FiDReader
 from gr_components.readers.fusion import FusionReader
+from gr_components.retrievers.bm25 import BM25Retriever
+from gr_components.retrievers.dense import DenseRetriever
+from gr_components.retrievers.generative import GenerativeRetriever
 from gr_pipelines.demo.prepare import Stores
-from gr_pipelines.demo.systems import DEPTH, Search, dense, fused, generative, lexical, ranked
+from gr_pipelines.demo.systems import DEPTH, Search, batched, fused, lexical, ranked
 from gr_pipelines.loading import load
+
+Part = TypeVar("Part")
 
 BM25, BM25Q = "BM25", "BM25, training questions in its text"
 DENSE, GENERATIVE = "dense", "generative"
@@ -27,8 +27,9 @@ SYSTEMS = (BM25, BM25Q, DENSE, GENERATIVE, PAIR, HYBRID, RRF, RANKED)
 
 CONSTANT, UNTRAINED = "constant log-probability", "untrained decoder"
 WORDS = "only the question's own 1-3-grams, constant log-probability"
-# In the middle of what the trained generator gives its identifiers; .5 nats more or less change little.
-CONSTANT_LOG_PROBABILITY = -2.0
+# The best value for word matching on validation questions; 1 nat more or less costs .005 nDCG@10.
+CONSTANT_LOG_PROBABILITY = -3.0
+_CONSTANT = {"constant_log_probability": CONSTANT_LOG_PROBABILITY}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,77 +49,55 @@ class Models:
     reader: str = "package:gr_pipelines/models/reader"
 
 
-@dataclass
 class Engines:
     """
-    What was opened.
-
-    :param full: The store that the pipelines use.
-    :param plain: The store without training questions.
-    :param encoder: The dense retriever's encoder.
-    :param generator: The generative retriever's model.
-    :param untrained: Its twin without training.
-    :param reader: The reader.
-    :param pipeline: The shipped pipeline `qa`; its components fuse and rank.
-    """
-
-    full: LocalDocumentStore
-    plain: LocalDocumentStore
-    encoder: TextEncoder
-    generator: GenerativeEngine
-    untrained: GenerativeEngine
-    reader: FusionReader
-    pipeline: Pipeline
-
-    @property
-    def fusion(self) -> DocumentJoiner:
-        """The pipeline's component that fuses the retrievers."""
-        joiner = self.pipeline.get_component("fusion")
-        assert isinstance(joiner, DocumentJoiner)
-        return joiner
-
-    @property
-    def passages(self) -> int:
-        """How many passages the pipeline's reader reads."""
-        reader = self.pipeline.get_component("reader")
-        assert isinstance(reader, FiDReader)
-        return int(reader.top_k)
-
-    def close(self) -> None:
-        """Free models and stores."""
-        self.pipeline.close()
-        self.encoder.close()
-        self.full.close()
-        self.plain.close()
-
-
-def open_engines(stores: Stores, models: Models, untrained: Path) -> Engines:
-    """
-    Load everything.
+    Models and stores, opened once: the shipped pipeline `qa`, whose components are used, and what it is compared with.
 
     :param stores: The stores, as `build_stores` made them.
     :param models: Which models.
     :param untrained: Folder of the generator's untrained twin.
     """
-    from gr_components.models.seq2seq.folder import load_seq2seq
 
-    pipeline = load(
-        "qa",
-        store=str(stores.full),
-        dense_model=models.dense,
-        generative_model=models.generator,
-        ranker_model=models.ranker,
-        reader_model=models.reader,
-    )
-    return Engines(
-        full=LocalDocumentStore(str(stores.full)),
-        plain=LocalDocumentStore(str(stores.plain)),
-        encoder=load_text_encoder(models.dense),
-        generator=_generative_engine(models.generator),
-        untrained=_generative_engine(str(untrained)),
-        reader=FusionReader(load_seq2seq(models.reader)),
-        pipeline=pipeline,
-    )
+    def __init__(self, stores: Stores, models: Models, untrained: Path) -> None:
+        from gr_components.models.seq2seq.folder import load_seq2seq
+
+        self.pipeline = load(
+            "qa",
+            store=str(stores.full),
+            dense_model=models.dense,
+            generative_model=models.generator,
+            ranker_model=models.ranker,
+            reader_model=models.reader,
+        )
+        self.plain = BM25Retriever(document_store=LocalDocumentStore(str(stores.plain)))
+        self.controls = {
+            name: GenerativeRetriever(LocalDocumentStore(str(stores.full)), model, search_settings=settings)
+            for name, model, settings in (
+                (CONSTANT, models.generator, _CONSTANT),
+                (UNTRAINED, str(untrained), {}),
+                (WORDS, models.generator, {**_CONSTANT, "views": [], "query_ngrams": 3}),
+            )
+        }
+        self.reader = FusionReader(load_seq2seq(models.reader))
+        self.passages = int(self.part("reader", FiDReader).top_k)
+
+    def part(self, name: str, kind: type[Part]) -> Part:
+        """
+        Return a component of the pipeline.
+
+        :param name: Its name there.
+        :param kind: Its class.
+        """
+        component = self.pipeline.get_component(name)
+        assert isinstance(component, kind)
+        return component
+
+    def close(self) -> None:
+        """Free models and stores."""
+        self.pipeline.close()
+        self.plain.close()
+        for retriever in self.controls.values():
+            retriever.close()
 
 
 def systems(engines: Engines, share: Callable[[Search], Search]) -> dict[str, Search]:
@@ -128,17 +107,19 @@ def systems(engines: Engines, share: Callable[[Search], Search]) -> dict[str, Se
     :param engines: What they run on.
     :param share: Applied to every search that several systems use: `remembered`, or nothing for timing.
     """
-    plain, full = share(lexical(engines.plain)), share(lexical(engines.full))
-    vectors = share(dense(engines.full, engines.encoder))
-    identifiers = share(generative(engines.full, engines.generator))
+    plain = share(lexical(engines.plain))
+    full = share(lexical(engines.part("bm25", BM25Retriever)))
+    vectors = share(batched(engines.part("dense", DenseRetriever)))
+    identifiers = share(batched(engines.part("generative", GenerativeRetriever)))
+    fusion = engines.part("fusion", DocumentJoiner)
     by_rank = DocumentJoiner(join_mode="reciprocal_rank_fusion", top_k=DEPTH)
-    hybrid = share(fused([full, vectors, identifiers], engines.fusion))
+    hybrid = share(fused([full, vectors, identifiers], fusion))
     return {
         BM25: plain,
         BM25Q: full,
         DENSE: vectors,
         GENERATIVE: identifiers,
-        PAIR: fused([full, vectors], engines.fusion),
+        PAIR: fused([full, vectors], fusion),
         HYBRID: hybrid,
         RRF: fused([full, vectors, identifiers], by_rank),
         RANKED: share(ranked(hybrid, engines.pipeline)),
@@ -151,21 +132,4 @@ def controls(engines: Engines) -> dict[str, Search]:
 
     :param engines: What they run on.
     """
-    store, own = engines.full, SearchConfig()
-    constant = SearchConfig(constant_log_probability=CONSTANT_LOG_PROBABILITY)
-    words = SearchConfig(views=(), query_ngrams=3, constant_log_probability=CONSTANT_LOG_PROBABILITY)
-    return {
-        CONSTANT: generative(store, engines.generator, constant),
-        UNTRAINED: generative(store, engines.untrained, own),
-        WORDS: generative(store, engines.generator, words),
-    }
-
-
-def _generative_engine(model: str) -> GenerativeEngine:
-    from gr_components.models.seq2seq.folder import load_seq2seq
-
-    loaded = load_seq2seq(model)
-    if "grammar" not in loaded.info:
-        msg = f"'{model}' has no identifier grammar in its gr_model.json; it is no generative retriever."
-        raise ModelError(msg)
-    return GenerativeEngine(loaded.decoder, loaded.tokenizer, Grammar.from_dict(loaded.info["grammar"]))
+    return {name: batched(retriever) for name, retriever in engines.controls.items()}

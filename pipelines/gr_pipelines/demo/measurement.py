@@ -24,13 +24,13 @@ class Measurement:
     Runs every system once; `run` returns the rows in the order of the table.
 
     :param opened: Models and stores.
-    :param everything: Whether all test and unseen questions are asked instead of 300 of each.
+    :param sample: How many test questions, and how many on unseen passages, are asked; None for all.
     :param report: Where progress goes.
     """
 
-    def __init__(self, opened: Engines, *, everything: bool, report: Reporter = Silent()) -> None:  # noqa: B008
+    def __init__(self, opened: Engines, *, sample: int | None, report: Reporter = Silent()) -> None:  # noqa: B008
         self._engines, self._report = opened, report
-        size = sys.maxsize if everything else data.SAMPLE_SIZE
+        size = sys.maxsize if sample is None else sample
         self._questions = {split: data.sample(split, size) for split in ("test", "unseen")}
         self._timed = self._questions["test"][:TIMED_QUESTIONS]
         self._shared = engines.systems(opened, remembered)

@@ -26,7 +26,7 @@ the models and serve as pseudo-queries. Test questions are about paragraphs most
   start from it. Nothing here is zero-shot.
 - *constant log-probability*: every identifier counts as if the model gave it {constant} nats. *untrained decoder*: the
   generator before its training. *only the question's own 1-3-grams*: no model at all.
-- *no passage*: the reader gets a passage that says nothing.
+- *no passage*: the reader has to answer from what it remembers of its training.
 
 ## Paired tests
 
@@ -50,7 +50,7 @@ def write_report(results: Results, path: Path) -> None:
     """
     settings = results.settings
     page = _PAGE.format(
-        command="gr demo --all" if settings["everything"] else "gr demo",
+        command="gr demo --all" if settings["sample"] is None else "gr demo",
         machine=settings["machine"],
         minutes=settings["seconds"] / 60,
         table=results.table(),

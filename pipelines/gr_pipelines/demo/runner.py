@@ -14,7 +14,7 @@ import click
 
 from gr_components.progress import Reporter, Silent
 from gr_pipelines.demo import data
-from gr_pipelines.demo.engines import CONSTANT_LOG_PROBABILITY, Models, open_engines
+from gr_pipelines.demo.engines import CONSTANT_LOG_PROBABILITY, Engines, Models
 from gr_pipelines.demo.measurement import Measurement
 from gr_pipelines.demo.prepare import build_stores
 from gr_pipelines.demo.report import machine, write_report
@@ -30,14 +30,14 @@ class DemoOptions:
     What the demo does.
 
     :param folder: Where stores and intermediate models go; what is there already is used again.
-    :param everything: Whether all test and unseen questions are asked instead of 300 of each.
+    :param sample: How many test questions, and how many on unseen passages, are asked; None for all.
     :param out: Markdown file for the results; a JSON file of the same name is written beside it. None writes nothing.
     :param interactive: Whether typed questions are answered afterwards; None asks on a terminal only.
     :param models: Which models.
     """
 
     folder: Path = Path("runs/demo")
-    everything: bool = False
+    sample: int | None = data.SAMPLE_SIZE
     out: Path | None = None
     interactive: bool | None = None
     models: Models = field(default_factory=Models)
@@ -76,13 +76,13 @@ def measure(options: DemoOptions, report: Reporter = Silent()) -> Results:  # no
     stores = build_stores(options.folder, indexes, report)
     texts = [passage.text for passage in data.corpus()]
     twin = save_untrained(models.generator, texts, options.folder / "untrained")
-    engines = open_engines(stores, models, twin)
+    engines = Engines(stores, models, twin)
     try:
-        results = Measurement(engines, everything=options.everything, report=report).run()
+        results = Measurement(engines, sample=options.sample, report=report).run()
     finally:
         engines.close()
     results.settings = {
-        "everything": options.everything,
+        "sample": options.sample,
         "models": asdict(models),
         "machine": machine(),
         "seconds": round(time.monotonic() - started),

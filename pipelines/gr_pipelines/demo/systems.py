@@ -1,24 +1,35 @@
 """
 Retrieval systems as functions from questions to scored documents, composed as the shipped pipelines compose them.
 
-Haystack has no batches of questions; these functions give whole batches to the engines under the components, and use
-the components of the loaded pipeline for fusion, ranking and reading, so that figures are those of the pipeline.
+Haystack has no batches of questions; these functions call the components of the loaded pipeline, with whole batches
+where they take them, so that figures are those of the pipeline.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from haystack import Document, Pipeline
 from haystack.components.joiners import DocumentJoiner
 
-from gr_components.decoding.config import SearchConfig
-from gr_components.decoding.engine import GenerativeEngine
-from gr_components.document_stores.local import LocalDocumentStore
-from gr_components.models.text_encoder import TextEncoder
 from gr_components.rankers.cross_encoder import CrossEncoderRanker
+from gr_components.retrievers.bm25 import BM25Retriever
 
 Search = Callable[[Sequence[str]], list[list[Document]]]
 
 DEPTH = 100
+
+
+class Retriever(Protocol):
+    """A retriever that takes several questions at once."""
+
+    def retrieve(self, queries: Sequence[str], *, top_k: int | None = None) -> list[list[Document]]:
+        """
+        Find documents for each of several questions.
+
+        :param queries: The questions.
+        :param top_k: Most documents for each.
+        """
+        ...
 
 
 def remembered(search: Search) -> Search:
@@ -38,54 +49,22 @@ def remembered(search: Search) -> Search:
     return run
 
 
-def lexical(store: LocalDocumentStore) -> Search:
+def lexical(retriever: BM25Retriever) -> Search:
     """
-    Return BM25 over a store's documents.
+    Return BM25.
 
-    :param store: The store; its settings say whether pseudo-queries are text of the documents.
+    :param retriever: A component; the settings of its store say whether pseudo-queries are text of the documents.
     """
-
-    def run(questions: Sequence[str]) -> list[list[Document]]:
-        return [store.scored_documents(hits) for hits in store.lexical_search(questions, top_k=DEPTH)]
-
-    return run
+    return lambda questions: [retriever.run(query=question, top_k=DEPTH)["documents"] for question in questions]
 
 
-def dense(store: LocalDocumentStore, encoder: TextEncoder, index: str = "dense") -> Search:
+def batched(retriever: Retriever) -> Search:
     """
-    Return search by cosine similarity.
+    Return dense or generative search.
 
-    :param store: The store.
-    :param encoder: What its vectors were made with.
-    :param index: Name of the vector index.
+    :param retriever: A component that takes several questions at once.
     """
-
-    def run(questions: Sequence[str]) -> list[list[Document]]:
-        vectors_QE = encoder.encode(questions, prefix=encoder.prompt("query"))
-        found = store.vector_search(vectors_QE, index=index, top_k=DEPTH, similarity="cosine")
-        return [store.scored_documents(hits) for hits in found]
-
-    return run
-
-
-def generative(
-    store: LocalDocumentStore, engine: GenerativeEngine, config: SearchConfig | None = None, index: str = "generative"
-) -> Search:
-    """
-    Return generative search.
-
-    :param store: The store.
-    :param engine: The model; the index must be made for its tokenizer.
-    :param config: Settings that replace the engine's.
-    :param index: Name of the generative index.
-    """
-
-    def run(questions: Sequence[str]) -> list[list[Document]]:
-        snapshot = store.suffix_index(index)
-        results = engine.search(questions, snapshot.index, top_k=DEPTH, config=config)
-        return [store.scored_documents([(hit.number, hit.score) for hit in result.hits]) for result in results]
-
-    return run
+    return lambda questions: retriever.retrieve(questions, top_k=DEPTH)
 
 
 def fused(searches: Sequence[Search], joiner: DocumentJoiner) -> Search:
