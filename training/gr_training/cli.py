@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from gr_components.progress import Console
+from gr_components.progress import Console, Silent
 from gr_training.config import load_raw, parse, to_plain
 from gr_training.recipes import recipe_module
 from gr_training.run import Run, prepare
@@ -30,6 +30,9 @@ def command(
         raise click.UsageError(msg)
     if not dry_run:
         tune_malloc()
+    # Imports torch, which must not happen before the process has its final environment.
+    from gr_training.distributed import rank, start
+
     data = load_raw(recipe, overrides)
     module = recipe_module(data.get("recipe"), str(recipe))
     config = parse(module.Config, data, str(recipe))
@@ -37,6 +40,9 @@ def command(
         click.echo(json.dumps(to_plain(config), indent=2, ensure_ascii=False))
         return
     out = Path("runs") / recipe.stem if out is None else out
-    prepare(out, config, resume=resume, restart=restart)
-    folder = module.train(config, Run(out=out, resume=resume, device=device, report=Console()))
+    start(device)
+    if rank() == 0:
+        prepare(out, config, resume=resume, restart=restart)
+    report = Console() if rank() == 0 else Silent()
+    folder = module.train(config, Run(out=out, resume=resume, device=device, report=report))
     click.echo(str(folder))

@@ -1,5 +1,9 @@
 """Exchange between training processes; nothing happens when there is only one."""
 
+import contextlib
+import os
+from collections.abc import Iterator
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -15,6 +19,28 @@ def num_processes() -> int:
 def rank() -> int:
     """Return which of them this is, from 0."""
     return dist.get_rank() if num_processes() > 1 else 0
+
+
+@contextlib.contextmanager
+def main_first() -> Iterator[None]:
+    """Let the first process run a block, such as one that writes files, before the others enter it."""
+    if num_processes() > 1 and rank() > 0:
+        dist.barrier()
+    yield
+    if num_processes() > 1 and rank() == 0:
+        dist.barrier()
+
+
+def start(device: str | None) -> None:
+    """
+    Join the other processes, if `accelerate launch` or `torchrun` started several.
+
+    :param device: `cpu`, or None for the best one there is.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from accelerate import PartialState
+
+        PartialState(cpu=device == "cpu")
 
 
 def gathered(tensor: Tensor) -> Tensor:

@@ -1,8 +1,10 @@
 """What every recipe does around the training loop: identity of the run, folders, `recipe.json`."""
 
 import json
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 from gr_components.errors import ConfigError
 from gr_components.progress import Reporter, Silent
 from gr_training.config import to_plain
+from gr_training.distributed import main_first, rank
 
 _UNESSENTIAL = ("max_minutes", "log_every", "keep_checkpoints")
 
@@ -59,6 +62,26 @@ def prepare(out: Path, config: Any, *, resume: bool, restart: bool) -> None:
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(to_plain(config), indent=2, ensure_ascii=False)
     (out / "recipe.json").write_text(text + "\n", encoding="utf-8")
+
+
+def publish(folder: Path, write: Callable[[Path], None]) -> None:
+    """
+    Write a trained model; its folder appears complete or not at all. Only the first of several processes writes.
+
+    :param folder: Where to; what is there is replaced.
+    :param write: Writes everything into the folder that it is given.
+    """
+    with main_first():
+        if rank():
+            return
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            write(partial / folder.name)
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(partial / folder.name, folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def identity(config: Any, files: Sequence[Mapping[str, str]]) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from gr_components.data import (
     Passage,
     Question,
     leaks,
-    normalise,
     read_corpus,
     read_ids,
     read_qrels,
@@ -59,7 +58,7 @@ class SourceConfig:
 @checked_dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
 class HeldOutConfig:
     """
-    Questions that must not be trained on; training questions with the same words are dropped.
+    Questions that must not be trained on; training questions with the same words, or these among others, are dropped.
 
     :param questions: JSONL of questions.
     :param ids: Files with their ids; all questions if empty.
@@ -137,7 +136,7 @@ def load_sources(
     sources: Sequence[SourceConfig], held_out: Sequence[HeldOutConfig] = (), report: Reporter | None = None
 ) -> list[QuestionSet]:
     """
-    Read training sets; drop questions that are held out and questions without a positive passage.
+    Read training sets; drop questions that hold a held-out one, and questions without a relevant passage.
 
     :param sources: Which sets.
     :param held_out: Questions that must not be trained on.
@@ -218,24 +217,10 @@ def texts_of(sets: Sequence[QuestionSet], names: Sequence[str] = ()) -> list[str
     return texts + [question.text for each in chosen for question in each.questions]
 
 
-def check_no_leaks(held_out: Iterable[HeldOutConfig], texts: Iterable[str]) -> None:
-    """
-    Make sure that no held-out question is among texts that are trained on.
-
-    :param held_out: Questions that must not be trained on.
-    :param texts: Sources and targets.
-    :raises DataError: If one is, showing it.
-    """
-    forbidden = [question.text for config in held_out for question in _questions(config.questions, config.ids)]
-    found = leaks(forbidden, texts)
-    if found:
-        msg = f"{len(found)} held-out questions are in the training texts, such as {found[0].question!r}."
-        raise DataError(msg)
-
-
 def _load(source: SourceConfig, forbidden: Sequence[str]) -> QuestionSet:
-    banned = {normalise(text) for text in forbidden}
-    questions = [q for q in _questions(source.questions, source.ids) if normalise(q.text) not in banned]
+    questions = _questions(source.questions, source.ids)
+    leaking = {leak.position for leak in leaks(forbidden, (question.text for question in questions))}
+    questions = [question for row, question in enumerate(questions) if row not in leaking]
     loaded = _assemble(source.name, source.corpus, questions, source.qrels)
     files = _hashes((source.corpus, source.questions, source.qrels, *source.ids))
     return QuestionSet(loaded.name, loaded.passages, loaded.questions, loaded.positives, loaded.qrels,

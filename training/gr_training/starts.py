@@ -31,11 +31,13 @@ class BuildConfig:
     :param decoder_layers: Decoder layers, taken from the encoder's first.
     :param copy: The copy head; null for none.
     :param vocabulary: Names of the training sets whose texts decide which tokens are kept; all sets if empty.
+    :param min_token_count: Tokens that are rarer in these texts are left out.
     """
 
     decoder_layers: Count = 2
     copy: CopyConfig | None = None
     vocabulary: tuple[str, ...] = ()
+    min_token_count: Count = 1
 
 
 @checked_dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
@@ -85,7 +87,7 @@ def start_seq2seq(
         started = Started(loaded.model, loaded.tokenizer, loaded.info)
     else:
         folder = resolve_model(config.model)
-        tokenizer, keep = cut_vocabulary(folder, texts())
+        tokenizer, keep = cut_vocabulary(folder, texts(), min_count=config.build.min_token_count)
         model = build_seq2seq_from_encoder(
             folder, keep, decoder_layers=config.build.decoder_layers, copy=config.build.copy,
             token_frequencies=frequencies(tokenizer), dropout=config.dropout or 0.0,

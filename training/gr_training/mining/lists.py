@@ -21,6 +21,7 @@ from gr_components.models.resolve import MINILM
 from gr_components.models.text_encoder import load_text_encoder
 from gr_components.progress import Reporter, Silent, track
 from gr_training.config import STRICT_KEYS, checked_dataclass, to_plain
+from gr_training.distributed import main_first
 from gr_training.fitting import Count
 from gr_training.sources import QuestionSet, local_file
 
@@ -80,10 +81,11 @@ def mine(
     :raises ConfigError: If nothing searches this set.
     """
     made_by = {"mining": to_plain(config), "keep": keep, "questions": len(questions.questions)}
-    if not _is_current(path, made_by):
-        found = search(questions, config, report or Silent())
-        inputs = [local_file(name) for name in questions.files or {}]
-        write_candidates(path, _candidates(questions, found, keep), made_by=made_by, inputs=inputs)
+    with main_first():
+        if not _is_current(path, made_by):
+            found = search(questions, config, report or Silent())
+            inputs = [local_file(name) for name in questions.files or {}]
+            write_candidates(path, _candidates(questions, found, keep), made_by=made_by, inputs=inputs)
     return _read(path, questions)
 
 

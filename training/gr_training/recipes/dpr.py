@@ -32,7 +32,7 @@ from gr_training.loop import LossSum, fit
 from gr_training.losses.contrastive import in_batch_contrastive
 from gr_training.mining.lists import CandidateLists, MiningConfig, mine, nearest
 from gr_training.order import Turn
-from gr_training.run import Run, identity
+from gr_training.run import Run, identity, publish
 from gr_training.sources import (
     HeldOutConfig,
     QuestionSet,
@@ -144,16 +144,22 @@ def train(config: Config, run: Run) -> Path:
         folder=run.out, resume=run.resume, device=run.device, report=run.report, metric="nDCG@10",
         validate=lambda m: validate(m, validation, config), identity=identity(config, files),
     )  # fmt: skip
-    model.passage.save(run.model, weights=config.weights)
-    if model.own_question is not None:
-        model.own_question.save(run.model / "question", weights=config.weights)
     provenance = Provenance(
         task="dense_retriever", recipe=to_plain(config), base_model=config.model, data=used(sets),
         metrics=progress.best, steps=(progress.step, progress.best_step), minutes=progress.seconds / 60,
     )  # fmt: skip
-    prefixes = {"question": config.question_prefix, "passage": config.passage_prefix}
-    describe(run.model, provenance, tokenizer_fingerprint=model.passage.tokenizer.fingerprint, prefixes=prefixes,
-             similarity=config.similarity, two_towers=config.two_towers)  # fmt: skip
+    more = {
+        "tokenizer_fingerprint": model.passage.tokenizer.fingerprint, "similarity": config.similarity,
+        "prefixes": {"question": config.question_prefix, "passage": config.passage_prefix},
+    }  # fmt: skip
+
+    def write(folder: Path) -> None:
+        model.passage.save(folder, weights=config.weights)
+        if model.own_question is not None:
+            model.own_question.save(folder / "question", weights=config.weights)
+        describe(folder, provenance, **more)
+
+    publish(run.model, write)
     return run.model
 
 

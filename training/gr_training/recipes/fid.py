@@ -7,28 +7,25 @@ the batches, with hard negatives from BM25. The loss of a question is the negati
 models with a copy head get an auxiliary loss on where the answer starts.
 """
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import Field
 
 from gr_components.data import Passage, searchable_text
 from gr_components.evaluation import evaluate_answers
 from gr_components.indexes.lexical import Analysis, LexicalIndex
-from gr_components.models.description import read_description
-from gr_components.models.resolve import MINILM, resolve_model
-from gr_components.models.seq2seq.building import build_seq2seq_from_encoder, cut_vocabulary
-from gr_components.models.seq2seq.copying import CopyConfig
-from gr_components.models.seq2seq.folder import LoadedSeq2Seq, Weights, load_seq2seq, save_seq2seq
+from gr_components.models.seq2seq.folder import LoadedSeq2Seq, Weights, save_seq2seq
 from gr_components.models.seq2seq.model import Seq2SeqModel
 from gr_components.progress import Reporter, track
 from gr_components.readers.fusion import FusionReader, ReadConfig, layout_of
 from gr_components.readers.layout import ReaderLayout, reserved_layout
-from gr_training.attention import register
+from gr_components.tokenization import TextTokenizer
 from gr_training.card import Provenance, describe, used
 from gr_training.config import STRICT_KEYS, checked_dataclass, to_plain
 from gr_training.fitting import Count, FitConfig
@@ -42,7 +39,9 @@ from gr_training.sources import (
     ValidationConfig,
     load_sources,
     load_validation,
+    texts_of,
 )
+from gr_training.starts import StartConfig, start_seq2seq
 
 _SEARCH_BATCH = 500
 
@@ -65,29 +64,11 @@ class LengthConfig:
 
 
 @checked_dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
-class EncoderStartConfig:
-    """
-    How an encoder-decoder is made of a BERT-like encoder; unused when `model` is one already.
-
-    :param decoder_layers: Decoder layers.
-    :param dropout: Of hidden states.
-    :param min_token_count: Tokens that are rarer in the training texts are left out of the vocabulary.
-    :param selective_read: Whether the decoder also reads the source where it copies from.
-    """
-
-    decoder_layers: Count = 2
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    min_token_count: Count = 1
-    selective_read: bool = True
-
-
-@checked_dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
 class Config:
     """
     Settings of the recipe.
 
-    :param model: What to start from.
-    :param start: How an encoder becomes an encoder-decoder.
+    :param start: The encoder-decoder to start from, or how one is made of an encoder.
     :param lengths: Lengths in tokens.
     :param data: Training sets, questions with `answers`.
     :param held_out: Questions that must not be trained on.
@@ -100,8 +81,7 @@ class Config:
     """
 
     recipe: Literal["fid"] = "fid"
-    model: str = MINILM
-    start: EncoderStartConfig = field(default_factory=EncoderStartConfig)
+    start: StartConfig = field(default_factory=StartConfig)
     lengths: LengthConfig = field(default_factory=LengthConfig)
     data: tuple[SourceConfig, ...]
     held_out: tuple[HeldOutConfig, ...] = ()
@@ -123,8 +103,15 @@ def train(config: Config, run: Run) -> Path:
     """
     sets = load_sources(config.data, config.held_out, run.report)
     validation = load_validation(config.validation)
-    loaded, layout = _start(config, sets)
-    model = loaded.model
+    started = start_seq2seq(
+        config.start,
+        lambda: texts_of(sets, config.start.build.vocabulary if config.start.build else ()),
+        lambda tokenizer: _frequencies(sets, tokenizer),
+        config.fit.seed,
+    )
+    model = started.model
+    loaded = LoadedSeq2Seq(model, started.tokenizer, started.info, Path(config.start.model))
+    layout = _layout(loaded, to_plain(config.lengths))
     depth = config.batches.depth + 1 if config.batches.num_negatives else 0
     found = [_search(each, depth, run.report) for each in sets]
     examples = ReaderExamples(
@@ -140,55 +127,28 @@ def train(config: Config, run: Run) -> Path:
         validate=lambda m: _validate(FusionReader(loaded, layout), config, validation, tops),
         identity=identity(config, files),
     )  # fmt: skip
-    info = {"reader": layout.to_dict()}
-    save_seq2seq(model, loaded.tokenizer, info, run.model, weights=config.weights)
-    written = read_description(run.model) or {}
-    written.pop("format")
+    save_seq2seq(model, loaded.tokenizer, {"reader": layout.to_dict()}, run.model, weights=config.weights)
     describe(run.model, Provenance(
-        task="reader", recipe=to_plain(config), base_model=config.model, data=used(sets), metrics=progress.best,
-        steps=(progress.step, progress.best_step), minutes=progress.seconds / 60,
-    ), **written)  # fmt: skip
+        task="reader", recipe=to_plain(config), base_model=config.start.model, data=used(sets),
+        metrics=progress.best, steps=(progress.step, progress.best_step), minutes=progress.seconds / 60,
+    ))  # fmt: skip
     return run.model
 
 
-def _start(config: Config, sets: Sequence[QuestionSet]) -> tuple[LoadedSeq2Seq, ReaderLayout]:
-    folder = resolve_model(config.model)
-    lengths: dict[str, int] = to_plain(config.lengths)
-    if json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"] == "bert":
-        torch.manual_seed(config.fit.seed)
-        start = config.start
-        tokenizer, keep = cut_vocabulary(folder, _texts(sets), min_count=start.min_token_count)
-        copy = CopyConfig(
-            previous_state=True, position_bias=True, continuation=True, selective_read=start.selective_read,
-            initial_gate=1.0,
-        )  # fmt: skip
-        model = build_seq2seq_from_encoder(
-            folder, keep, decoder_layers=start.decoder_layers, copy=copy, dropout=start.dropout
-        )
-        loaded = LoadedSeq2Seq(model, tokenizer, {}, folder)
-    else:
-        loaded = load_seq2seq(config.model, device="cpu")
-    if loaded.model.family.name == "bert":
-        loaded.model.hf.encoder.set_attn_implementation(register())
-        _no_attention_dropout(loaded.model)
-        return loaded, reserved_layout(loaded.tokenizer, **lengths)
-    return loaded, layout_of(loaded, **lengths)
+def _layout(loaded: LoadedSeq2Seq, lengths: dict[str, int]) -> ReaderLayout:
+    if loaded.model.family.name == "bert" and "reader" not in loaded.info:
+        return reserved_layout(loaded.tokenizer, **lengths)
+    return layout_of(loaded, **lengths)
 
 
-def _no_attention_dropout(model: Seq2SeqModel) -> None:
-    """Dropout of attention weights costs much on a CPU and gave nothing."""
-    for module in model.hf.encoder.modules():
-        if hasattr(module, "is_causal") and isinstance(getattr(module, "dropout", None), torch.nn.Dropout):
-            module.dropout.p = 0.0
-    model.family.attention_dropout = 0.0
-
-
-def _texts(sets: Sequence[QuestionSet]) -> Iterator[str]:
+def _frequencies(sets: Sequence[QuestionSet], tokenizer: TextTokenizer) -> npt.NDArray[np.float64]:
+    """Count the tokens of all answers, and the end of each."""
+    counts_V = np.zeros(tokenizer.vocabulary_size)
     for each in sets:
-        for passage in each.passages:
-            yield searchable_text(passage.title, passage.text)
-        for question in each.questions:
-            yield question.text
+        answers = tokenizer.encode([answer for question in each.questions for answer in question.answers])
+        np.add.at(counts_V, [token for answer in answers for token in answer], 1.0)
+        counts_V[tokenizer.special.get("sep", tokenizer.special.get("eos", 0))] += len(answers)
+    return counts_V
 
 
 def _search(each: QuestionSet, depth: int, report: Reporter) -> list[list[int]]:

@@ -35,7 +35,7 @@ from gr_training.loop import LossSum, fit
 from gr_training.losses.listwise import listwise_softmax
 from gr_training.mining.lists import CandidateLists, MiningConfig, mine, standardise
 from gr_training.order import Turn
-from gr_training.run import Run, identity
+from gr_training.run import Run, identity, publish
 from gr_training.sources import (
     HeldOutConfig,
     QuestionSet,
@@ -118,12 +118,17 @@ def train(config: Config, run: Run) -> Path:
         folder=run.out, resume=run.resume, device=run.device, report=run.report, metric="fused nDCG@10",
         validate=lambda m: validate(m, validation, judged, config.serving_tokens), identity=identity(config, files),
     )  # fmt: skip
-    model.save(run.model, weights=config.weights)
     provenance = Provenance(
         task="ranker", recipe=to_plain(config), base_model=config.model, data=used(sets), metrics=progress.best,
         steps=(progress.step, progress.best_step), minutes=progress.seconds / 60,
     )  # fmt: skip
-    describe(run.model, provenance, tokenizer_fingerprint=model.tokenizer.fingerprint, max_tokens=config.serving_tokens)
+    more = {"tokenizer_fingerprint": model.tokenizer.fingerprint, "max_tokens": config.serving_tokens}
+
+    def write(folder: Path) -> None:
+        model.save(folder, weights=config.weights)
+        describe(folder, provenance, **more)
+
+    publish(run.model, write)
     return run.model
 
 

@@ -26,7 +26,7 @@ from gr_training.identifier_batches import GrammarConfig, IdentifierBatches, gra
 from gr_training.loop import fit
 from gr_training.order import Turn
 from gr_training.pairs import Pair, PairSampler, PairsConfig
-from gr_training.run import Run, identity
+from gr_training.run import Run, identity, publish
 from gr_training.search_validation import SearchValidation
 from gr_training.sources import (
     HeldOutConfig,
@@ -103,9 +103,12 @@ def train(config: Config, run: Run) -> Path:
         task="generative_retriever", recipe=to_plain(config), base_model=config.start.model, data=used(sets),
         metrics=progress.best, steps=(progress.step, progress.best_step), minutes=progress.seconds / 60,
     )  # fmt: skip
-    more = {"task": provenance.task, "grammar": grammar.to_dict(), "weights": config.weights}
-    save_seq2seq(model, tokenizer, more, run.model, weights=config.weights)
-    describe(run.model, provenance)
+
+    def write(folder: Path) -> None:
+        save_seq2seq(model, tokenizer, {"grammar": grammar.to_dict()}, folder, weights=config.weights)
+        describe(folder, provenance)
+
+    publish(run.model, write)
     return run.model
 
 

@@ -32,7 +32,7 @@ from gr_training.losses.sequence import sequence_nll
 from gr_training.order import Turn
 from gr_training.pairs import PairSampler, PairsConfig
 from gr_training.reader_examples import answer_starts
-from gr_training.run import Run, identity
+from gr_training.run import Run, identity, publish
 from gr_training.sources import QuestionSet, local_file
 from gr_training.starts import StartConfig, start_seq2seq
 from gr_training.text_tasks import TextConfig, make_cloze, read_passages
@@ -106,16 +106,21 @@ def train(config: Config, run: Run) -> Path:
         folder=run.out, resume=run.resume, device=run.device, report=run.report,
         validate=lambda m: _validate(m, probes, config), metric="log-likelihood", identity=identity(config, files),
     )  # fmt: skip
-    info = {"task": "seq2seq_pretrain", "grammar": tasks.grammar.to_dict(), "reader": tasks.layout.to_dict()}
-    save_seq2seq(started.model, started.tokenizer, info, run.model, weights=config.weights)
+    info = {"grammar": tasks.grammar.to_dict(), "reader": tasks.layout.to_dict()}
     data = [
         DataUse(each.name, each.licence, len(several), hashes)
         for each, several, hashes in zip(config.text, passages, files, strict=False)
     ]
-    describe(run.model, Provenance(
+    provenance = Provenance(
         task="seq2seq_pretrain", recipe=to_plain(config), base_model=config.start.model, data=data,
         metrics=progress.best, steps=(progress.step, progress.best_step), minutes=progress.seconds / 60,
-    ))  # fmt: skip
+    )  # fmt: skip
+
+    def write(folder: Path) -> None:
+        save_seq2seq(started.model, started.tokenizer, info, folder, weights=config.weights)
+        describe(folder, provenance)
+
+    publish(run.model, write)
     return run.model
 
 

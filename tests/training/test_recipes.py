@@ -1,0 +1,184 @@
+"""Every recipe from its file to a model that serves, on a tiny collection with a tiny encoder."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from gr_components.data import read_candidates
+from gr_components.models.description import read_description
+from gr_components.models.pair_scorer import load_pair_scorer
+from gr_components.models.seq2seq.folder import load_seq2seq
+from gr_components.models.text_encoder import load_text_encoder
+from gr_training.cli import command
+
+FIT = {
+    "steps": 6,
+    "learning_rate": 1e-3,
+    "precision": "float32",
+    "validate_every": 3,
+    "checkpoint_every": 2,
+    "log_every": 1,
+}
+
+
+@pytest.fixture(autouse=True)
+def _same_process(monkeypatch):
+    monkeypatch.setenv("GR_TRAIN_MALLOC", "0")
+
+
+def gr_train(tmp_path: Path, recipe: dict[str, Any], *arguments: str) -> Any:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return CliRunner().invoke(command, [str(path), "--out", str(tmp_path / "run"), "--device", "cpu", *arguments])
+
+
+def trained(tmp_path: Path, recipe: dict[str, Any], *arguments: str) -> Path:
+    result = gr_train(tmp_path, recipe, *arguments)
+    assert result.exception is None, result.output
+    folder = tmp_path / "run" / "model"
+    info = read_description(folder)
+    assert info is not None
+    assert info["recipe"]["recipe"] == recipe["recipe"]
+    assert info["licence"] == "CC-BY-SA-4.0"
+    assert all(len(digest) == 64 for each in info["data"] for digest in each["sha256"].values())
+    assert info["training"]["steps"] == recipe["fit"]["steps"]
+    assert info["metrics"]
+    card = (folder / "README.md").read_text()
+    assert "license: cc-by-sa-4.0" in card
+    assert "| toy | CC-BY-SA-4.0 |" in card
+    return folder
+
+
+@pytest.fixture
+def ranker(tiny_encoder, sources) -> dict[str, Any]:
+    mining = {"dense": str(tiny_encoder), "depth": 12}
+    return {"recipe": "listwise_ce", "model": str(tiny_encoder), **sources, "mining": mining, "depth": 8,
+            "num_negatives": 3, "questions_per_step": 4, "validation_depth": 6, "max_tokens": 48, "serving_tokens": 64,
+            "fit": FIT}  # fmt: skip
+
+
+def test_listwise_ce(tmp_path, ranker):
+    folder = trained(tmp_path, ranker)
+    scorer = load_pair_scorer(str(folder), device="cpu")
+    assert np.isfinite(scorer.score([("Who opened the Rome river?", "The old river of Rome")])).all()
+    assert scorer.info.max_length == 64
+    candidates = list(read_candidates(tmp_path / "run" / "candidates" / "toy.jsonl.gz"))
+    assert max(candidate.rank for candidate in candidates) == 8
+    metrics = read_description(folder)["metrics"]  # type: ignore[index]
+    assert {"base nDCG@10", "nDCG@10", "fused nDCG@10"} <= set(metrics)
+
+
+def test_listwise_ce_with_fewer_layers_a_cut_vocabulary_and_small_weights(tmp_path, ranker):
+    small = {**ranker, "layers": 1, "vocabulary": ["toy"], "weights": "int8", "base_weight": 1.0}
+    folder = trained(tmp_path, small)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["num_hidden_layers"] == 1
+    assert np.isfinite(load_pair_scorer(str(folder), device="cpu").score([("a", "b")])).all()
+    assert config["vocab_size"] < json.loads((Path(ranker["model"]) / "config.json").read_text())["vocab_size"] + 1
+
+
+@pytest.mark.parametrize("two_towers", [False, True])
+def test_dpr(tmp_path, tiny_encoder, sources, two_towers):
+    recipe = {"recipe": "dpr", "model": str(tiny_encoder), "two_towers": two_towers, **sources, "questions_per_step": 6,
+              "num_negatives": 2, "max_question_tokens": 24, "max_passage_tokens": 48, "fit": FIT}  # fmt: skip
+    folder = trained(tmp_path, recipe)
+    passages = load_text_encoder(str(folder), device="cpu")
+    assert passages.encode(["The old river of Rome"]).shape == (1, 32)
+    assert (folder / "question").is_dir() == two_towers
+    if two_towers:
+        questions = load_text_encoder(str(folder / "question"), device="cpu")
+        assert not np.allclose(questions.encode(["river"]), passages.encode(["river"]), atol=1e-4)
+
+
+@pytest.fixture
+def generator(tiny_encoder, sources) -> dict[str, Any]:
+    start = {"model": str(tiny_encoder), "build": {"decoder_layers": 1, "copy": {}}}
+    return {"recipe": "minder", "start": start, **sources, "sources_per_step": 6, "search": {"beams": 3}, "fit": FIT}
+
+
+def test_minder(tmp_path, generator):
+    folder = trained(tmp_path, {**generator, "weights": "int8"})
+    loaded = load_seq2seq(str(folder), device="cpu")
+    assert [view["name"] for view in loaded.info["grammar"]["views"]] == ["body", "title", "query"]
+    assert loaded.model.copy is not None
+
+
+def test_minder_without_copy_head_and_query_view_smooths_labels(tmp_path, generator):
+    start = {**generator["start"], "build": {"decoder_layers": 1}}
+    pairs = {"query": 0, "unsupervised": 0.5}
+    trained(tmp_path, {**generator, "start": start, "pairs": pairs, "smoothing": 0.1})
+
+
+def test_label_smoothing_and_a_copy_head_exclude_each_other(tmp_path, generator):
+    result = gr_train(tmp_path, {**generator, "smoothing": 0.1})
+    assert "not defined for a model with a copy head" in str(result.exception)
+
+
+@pytest.fixture
+def pretraining(tiny_encoder, collection) -> dict[str, Any]:
+    text = {"name": "toy", "path": str(collection / "corpus.jsonl"), "licence": "CC-BY-SA-4.0", "passage_words": 20}
+    start = {"model": str(tiny_encoder), "build": {"decoder_layers": 1, "copy": {}}}
+    return {"recipe": "seq2seq_pretrain", "start": start, "text": [text], "validation": text, "sources_per_step": 4,
+            "vocabulary": [str(collection / "corpus.jsonl"), str(collection / "questions.jsonl")],
+            "max_passage_tokens": 100, "validation_rounds": 2, "fit": FIT}  # fmt: skip
+
+
+def test_seq2seq_pretrain_is_a_start_for_minder(tmp_path, pretraining, generator):
+    folder = trained(tmp_path, pretraining)
+    info = load_seq2seq(str(folder), device="cpu").info
+    assert info["reader"]["kind"] == "reserved"
+    (tmp_path / "second").mkdir()
+    second = trained(tmp_path / "second", {**generator, "start": {"model": str(folder)}})
+    assert read_description(second)["base_model"] == str(folder)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("kind", ["ranker", "generator", "pretraining"])
+def test_an_interrupted_run_goes_on_exactly(tmp_path, request, kind):
+    recipe = request.getfixturevalue(kind)
+    (tmp_path / "whole").mkdir()
+    whole = trained(tmp_path / "whole", recipe)
+    # A run that ends after its first step, by time, leaves what a killed one leaves; the resumed one has no limit.
+    first = gr_train(tmp_path, recipe, "--set", "fit.max_minutes=1e-6")
+    assert first.exception is None
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-00000001" / "state.json"
+    state = json.loads(checkpoint.read_text())
+    assert state["progress"]["ended"] == "time"
+    state["progress"] = {**state["progress"], "ended": "", "best_step": 0, "best": {}, "worse": 0}
+    checkpoint.write_text(json.dumps(state))
+    resumed = trained(tmp_path, recipe, "--resume")
+    files = sorted(path.name for path in whole.glob("*.safetensors"))
+    assert files
+    for name in files:
+        assert (whole / name).read_bytes() == (resumed / name).read_bytes()
+
+
+def test_a_run_is_not_overwritten_unasked(tmp_path, generator):
+    recipe = {**generator, "fit": {**FIT, "steps": 1}}
+    trained(tmp_path, recipe)
+    again = gr_train(tmp_path, recipe)
+    assert "holds a run already. Use --resume to continue it, --restart" in str(again.exception)
+    changed = gr_train(tmp_path, {**recipe, "sources_per_step": 5, "fit": {**FIT, "steps": 1}}, "--resume")
+    assert "sources_per_step differ" in str(changed.exception)
+    assert gr_train(tmp_path, recipe, "--restart").exception is None
+
+
+def test_a_dry_run_shows_the_whole_recipe_and_writes_nothing(tmp_path, generator):
+    result = gr_train(tmp_path, generator, "--dry-run", "--set", "fit.steps=77")
+    assert result.exception is None
+    shown = json.loads(result.output)
+    assert shown["fit"]["steps"] == 77
+    assert shown["fit"]["clip"] == 1.0, "defaults are shown too"
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_wrong_recipe_names_all_its_problems(tmp_path, generator):
+    wrong = {**generator, "sources_per_stp": 1, "fit": {"steps": 0}}
+    text = str(gr_train(tmp_path, wrong).exception)
+    assert "has 2 problem(s)" in text
+    assert "Did you mean 'sources_per_step'?" in text
+    assert "fit.steps: Input should be greater than or equal to 1 (got 0)" in text
