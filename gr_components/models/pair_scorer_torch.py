@@ -68,7 +68,7 @@ class PairScorerModule(nn.Module):
         model: Any = load_pretrained(
             AutoModelForSequenceClassification, folder, dtype=dtype, model_kwargs=model_kwargs, may_lack=_UNUSED
         )
-        return cls(model.eval(), _label(model.config, label, folder), _tokenizer(folder, model, max_length))
+        return cls(model, _label(model.config, label, folder), _tokenizer(folder, model, max_length)).eval()
 
     @classmethod
     def from_encoder(
@@ -91,7 +91,7 @@ class PairScorerModule(nn.Module):
         model: Any = load_pretrained(
             AutoModelForSequenceClassification, folder, model_kwargs={"config": settings}, may_lack=(*_UNUSED, *_HEADS)
         )
-        return cls(model.eval(), 0, _tokenizer(folder, model, max_length))
+        return cls(model, 0, _tokenizer(folder, model, max_length)).eval()
 
     @property
     def tokenizer(self) -> TextTokenizer:
