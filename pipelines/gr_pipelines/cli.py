@@ -209,9 +209,8 @@ def demo(
     from gr_pipelines.demo.engines import Models
 
     models = training.train(folder / "training", resume=resume) if train else Models()
-    options = runner.DemoOptions(
-        folder=folder, everything=everything, out=out, interactive=interactive, models=models
-    )  # fmt: skip
+    sample = None if everything else runner.data.SAMPLE_SIZE
+    options = runner.DemoOptions(folder=folder, sample=sample, out=out, interactive=interactive, models=models)
     runner.run(options, _reporter(quiet))
 
 
