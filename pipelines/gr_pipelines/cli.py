@@ -205,11 +205,11 @@ def demo(
 
     On a terminal, questions that you type are answered afterwards.
     """
-    from gr_pipelines.demo import runner, training
+    from gr_pipelines.demo import data, runner, training
     from gr_pipelines.demo.engines import Models
 
     models = training.train(folder / "training", resume=resume) if train else Models()
-    sample = None if everything else runner.data.SAMPLE_SIZE
+    sample = None if everything else data.SAMPLE_SIZE
     options = runner.DemoOptions(folder=folder, sample=sample, out=out, interactive=interactive, models=models)
     runner.run(options, _reporter(quiet))
 
