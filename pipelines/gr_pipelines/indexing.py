@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING
 from haystack import Document
 from haystack.document_stores.types import DuplicatePolicy
 
-from gr_components.decoding.grammar import Grammar, TokenizedDocument, layout_documents, marker_grammar
 from gr_components.document_stores.local import LocalDocumentStore
 from gr_components.errors import ConfigError, SearchIndexError, StoreError, TokenizerMismatchError
-from gr_components.models.description import read_description
 from gr_components.models.resolve import MINILM, resolve_model
 from gr_components.progress import Reporter, Task
-from gr_components.tokenization import TextTokenizer
+from gr_components.writers.generative import IdentifierLayout, index_pending
 from gr_pipelines.definition import did_you_mean
 from gr_pipelines.sources import open_sources, total, unique
 
@@ -176,26 +174,8 @@ def _update_dense(store: LocalDocumentStore, options: IndexOptions, report: Repo
 
 
 def _update_generative(store: LocalDocumentStore, options: IndexOptions, report: Reporter) -> None:
-    folder = resolve_model(options.generative_model)
-    tokenizer = TextTokenizer.from_folder(folder)
-    described = (read_description(folder) or {}).get("grammar")
-    grammar = marker_grammar(tokenizer) if described is None else Grammar.from_dict(described)
-
-    def tokenize(
-        numbers: Sequence[int], titles: Sequence[str], texts: Sequence[str], queries: Sequence[Sequence[str]]
-    ) -> list[TokenizedDocument]:
-        return layout_documents(numbers, titles, texts, queries, grammar, tokenizer)
-
-    store.build_suffix(
-        options.generative_index,
-        tokenize,
-        fields=grammar.fields,
-        boundary=grammar.boundary,
-        tokenizer_fingerprint=tokenizer.fingerprint,
-        vocabulary_size=tokenizer.vocabulary_size,
-        config={"grammar": grammar.to_dict()},
-        report=report,
-    )
+    layout = IdentifierLayout.of(resolve_model(options.generative_model))
+    index_pending(store, layout, index=options.generative_index, report=report)
 
 
 def _is_current(store: LocalDocumentStore, index: str, fingerprint: str) -> bool:
