@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import tempfile
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -43,7 +44,7 @@ class Database:
         self._pid = os.getpid()
         self._source: tuple[str, bool] | None = None  # URI, and whether SQLite was told that nothing changes
         self._stamp: tuple[object, ...] = ()
-        self._copy: tempfile.TemporaryDirectory[str] | None = None
+        self._remove_copy: weakref.finalize[..., Database] | None = None
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -94,11 +95,11 @@ class Database:
             idle, self._idle = self._idle, []
             self._epoch += 1
             self._source = None
-            copy, self._copy = self._copy, None
+            remove_copy, self._remove_copy = self._remove_copy, None
         for connection in idle:
             connection.close()
-        if copy is not None:
-            copy.cleanup()
+        if remove_copy is not None:
+            remove_copy()
 
     @contextmanager
     def translated(self) -> Iterator[None]:
@@ -215,10 +216,11 @@ class Database:
         log = file.with_name(FILE + "-wal")
         if log.is_file() and log.stat().st_size:
             logger.warning("Reading a copy of {file}: its write-ahead log cannot be used in place", file=str(file))
-            self._copy = tempfile.TemporaryDirectory(prefix="gr-store-")
+            copy = Path(tempfile.mkdtemp(prefix="gr-store-"))
+            self._remove_copy = weakref.finalize(self, shutil.rmtree, copy, ignore_errors=True)
             for name in (file.name, log.name):
-                shutil.copyfile(file.with_name(name), Path(self._copy.name) / name)
-            self._source = (_uri(Path(self._copy.name) / FILE, "mode=rw"), True)
+                shutil.copyfile(file.with_name(name), copy / name)
+            self._source = (_uri(copy / FILE, "mode=rw"), True)
         else:
             self._source = (_uri(file, "mode=ro&immutable=1"), True)
         self._stamp = self._current_stamp()

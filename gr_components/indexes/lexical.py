@@ -98,7 +98,6 @@ class LexicalIndex:
         self._folder = folder
         self._analyzer = _analyzer(tantivy, analysis)
         self._terms_lock = threading.Lock()
-        self._links: tempfile.TemporaryDirectory[str] | None = None
         index.register_tokenizer("gr", self._analyzer)
         index.config_reader("manual")
         self.reload()
@@ -133,18 +132,16 @@ class LexicalIndex:
         if not (folder / "meta.json").is_file():
             msg = f"'{folder}' holds no lexical index."
             raise IndexFormatError(msg)
-        links = None
         with _damage(folder):
             if writable:
                 return cls(tantivy.Index.open(str(folder)), analysis, folder)
-            # tantivy makes lock files beside its data even to read; it gets a folder of links to the files.
-            links = tempfile.TemporaryDirectory(prefix="gr-lexical-")
-            for file in folder.iterdir():
-                if not file.name.endswith(".lock"):
-                    (Path(links.name) / file.name).symlink_to(file.resolve())
-            opened = cls(tantivy.Index.open(links.name), analysis, folder)
-        opened._links = links
-        return opened
+            # tantivy makes lock files beside its data even to read; it gets a folder of links to the files, which it
+            # has mapped when it is open.
+            with tempfile.TemporaryDirectory(prefix="gr-lexical-") as links:
+                for file in folder.iterdir():
+                    if not file.name.endswith(".lock"):
+                        (Path(links) / file.name).symlink_to(file.resolve())
+                return cls(tantivy.Index.open(links), analysis, folder)
 
     @property
     def opstamp(self) -> int:

@@ -4,16 +4,20 @@ import itertools
 import json
 import os
 import random
+import resource
 import signal
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from haystack import Document
 
+from gr_components.decoding.grammar import TokenizedDocument
 from gr_components.document_stores import local_vectors
 from gr_components.document_stores.local import LocalDocumentStore
+from gr_components.errors import StoreError, StoreLockedError
 
 
 def replay(state, entry):
@@ -108,3 +112,88 @@ def test_killed_at_random_moments(zygote, zygote_module, memory_path, monkeypatc
 def test_killed_fifty_times(zygote, zygote_module, memory_path, monkeypatch):
     monkeypatch.setattr(local_vectors, "SHARD_ROWS", zygote_module.SHARD_ROWS)
     kill_loop(zygote, zygote_module, memory_path, 50)
+
+
+def test_a_killed_writer_leaves_no_lock(zygote, memory_path):
+    folder, held = memory_path / "store", memory_path / "held"
+    store = LocalDocumentStore(str(folder), lock_timeout_s=0.1)
+    store.write_documents([Document(id="1")])
+    pid = zygote.start("hold", str(folder), str(held))
+    wait_for(held.exists)
+    with pytest.raises(StoreLockedError, match=f"held by process {pid} for more than 0.1 s"):
+        store.write_documents([Document(id="2")])
+    assert store.count_documents() == 1, "readers are not locked out"
+    os.kill(pid, signal.SIGKILL)
+    zygote.wait(pid)
+    assert store.write_documents([Document(id="2")]) == 1
+    store.close()
+
+
+def test_readers_see_what_another_process_commits(zygote, memory_path):
+    folder, inbox, outbox = (memory_path / name for name in ("store", "inbox", "outbox"))
+    os.mkfifo(inbox)
+    os.mkfifo(outbox)
+    store = LocalDocumentStore(str(folder))
+    store.write_documents([Document(id="0", content="common 0", embedding=[1.0, 1.0])])
+    pid = zygote.start("steps", str(folder), str(inbox), str(outbox))
+    with inbox.open("w") as commands, outbox.open() as answers:
+        for n in range(1, 9):
+            commands.write(f"c{n}\n")
+            commands.flush()
+            expected = [2 * n] * 3
+            assert json.loads(answers.readline()) == expected, "the other process sees all that this one wrote"
+            readers = [store, LocalDocumentStore(str(folder), read_only=True)]
+            for reader in readers:
+                assert reader.count_documents() == expected[0]
+                assert len(reader.lexical_search(["common"], top_k=100)[0]) == expected[0]
+                assert len(reader.vector_search(np.ones((1, 2)), top_k=100)[0]) == expected[0]
+            readers[1].close()
+            store.write_documents([Document(id=f"p{n}", content=f"common {n}", embedding=[1.0, 0.0])])
+    assert zygote.wait(pid) == 0
+    store.close()
+
+
+def test_a_full_disk_changes_nothing(zygote_module, memory_path):
+    store = LocalDocumentStore(str(memory_path / "store"))
+    store.write_documents([Document(id="1", content="common", embedding=[1.0, 2.0])])
+    store.lexical_search(["common"], top_k=1)
+    big = [Document(id=f"b{n}", content="common " * 2000, embedding=[1.0, 2.0]) for n in range(200)]
+    with file_size_limit(200_000):
+        with pytest.raises(StoreError, match=r"Nothing of this operation was kept\. Free some space"):
+            store.write_documents(big)
+        assert store.count_documents() == 1
+        assert len(store.lexical_search(["common"], top_k=9)[0]) == 1
+        with pytest.raises(StoreError, match="Free some space"):
+            store.write_vectors("other", [1], np.ones((1, 100_000)))
+    assert store.write_documents(big) == 200
+    with file_size_limit(3_000):
+        with pytest.raises(StoreError, match="Free some space"):
+            store.lexical_search(["common"], top_k=9)
+        with pytest.raises(StoreError, match="Free some space"):
+            store.build_suffix("generative", long_tokenize, **zygote_module.SUFFIX)
+    assert len(store.lexical_search(["common"], top_k=999)[0]) == 201
+    assert store.build_suffix("generative", long_tokenize, **zygote_module.SUFFIX) == 201
+    assert not [path for path in memory_path.rglob("*") if ".partial-" in path.name]
+    store.close()
+
+
+def long_tokenize(numbers, titles, texts, queries):
+    return [TokenizedDocument(number=number, entries={"body": [[1, 2, 3] * 2000]}) for number in numbers]
+
+
+@contextmanager
+def file_size_limit(size):
+    """No file may grow beyond a size: writes fail as they do on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

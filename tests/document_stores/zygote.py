@@ -79,8 +79,8 @@ def churn(folder, journal_path, seed, with_suffix):
         kind = rng.choice(["write", "write", "overwrite", "delete", "meta", "lexical", "vector", "suffix", "close"])
         if kind in ("write", "overwrite"):
             number = rng.choice([1, 3, 30])
-            documents = [random_document(rng, kind == "write") for _ in range(number)]
-            change(store, journal, ["put", [document.to_dict(flatten=False) for document in documents]])
+            documents = {d.id: d.to_dict(flatten=False) for d in (random_document(rng, kind) for _ in range(number))}
+            change(store, journal, ["put", list(documents.values())])
         elif kind == "delete":
             change(store, journal, ["delete", [f"d{rng.randrange(200)}" for _ in range(rng.choice([1, 5, 60]))]])
         elif kind == "meta":
@@ -96,8 +96,8 @@ def churn(folder, journal_path, seed, with_suffix):
             store.close()
 
 
-def random_document(rng, new):
-    identifier = f"n{rng.getrandbits(60)}" if new and rng.random() < 0.5 else f"d{rng.randrange(200)}"
+def random_document(rng, kind):
+    identifier = f"n{rng.getrandbits(60)}" if kind == "write" and rng.random() < 0.5 else f"d{rng.randrange(200)}"
     content = " ".join(rng.choices(WORDS, k=rng.randrange(6)))
     embedding = [rng.random(), rng.random()] if rng.random() < 0.5 else None
     return Document(id=identifier, content=content, meta={"k": rng.randrange(10)}, embedding=embedding)
@@ -107,8 +107,7 @@ def change(store, journal, entry):
     journal.add("begin", entry)
     kind, *values = entry
     if kind == "put":
-        documents = {data["id"]: Document.from_dict(data) for data in values[0]}
-        store.write_documents(list(documents.values()), DuplicatePolicy.OVERWRITE)
+        store.write_documents([Document.from_dict(data) for data in values[0]], DuplicatePolicy.OVERWRITE)
     elif kind == "delete":
         store.delete_documents(values[0])
     else:
