@@ -131,13 +131,13 @@ def answer(folder: Path, **settings: Any) -> str:
 def test_an_encoder_becomes_a_reader_that_learns(data: Path, encoder: Path, tmp_path: Path) -> None:
     config = recipe(
         data, {"model": str(encoder), "build": BUILD, "dropout": 0.0}, weights="int8",
-        fit={"steps": 120, "learning_rate": 3e-3, "warmup": 10},
+        fit={"steps": 60, "learning_rate": 3e-3, "warmup": 10},
     )  # fmt: skip
     folder = run(config, tmp_path / "run")
     losses = [
         e["loss"] for e in map(json.loads, (tmp_path / "run" / "log.jsonl").read_text().splitlines()) if "loss" in e
     ]
-    assert sum(losses[-10:]) < 0.4 * sum(losses[:10])
+    assert sum(losses[-20:]) < 0.4 * sum(losses[:20])
     info = json.loads((folder / "gr_model.json").read_text())
     assert info["task"] == "reader"
     assert info["reader"]["kind"] == "reserved"
@@ -145,8 +145,8 @@ def test_an_encoder_becomes_a_reader_that_learns(data: Path, encoder: Path, tmp_
     assert info["weights"] == "int8"
     assert info["licence"] == "Apache-2.0"
     assert set(info["metrics"]) == {"gold EM", "gold F1", "top 2 EM", "top 2 F1", "mean"}
-    print(answer(folder), info["metrics"], losses[::10])
-    assert answer(folder) == "x"
+    assert info["metrics"]["gold EM"] == 100.0
+    assert answer(folder) == "yellow"
     assert answer(folder, extractive=True) in "Long ago there was a tower . The tower was yellow as the others say ."
 
 
