@@ -1,6 +1,5 @@
-"""Validate a generative retriever by searching with it, over a suffix index built once in a temporary folder."""
+"""Validate a generative retriever by searching with it, over a suffix index that is built once."""
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -30,15 +29,16 @@ class SearchValidation:
     :param tokenizer: The model's tokenizer.
     :param grammar: The model's grammar.
     :param search: Settings of the search, such as `beams`.
+    :param folder: For the index, which is mapped from there: it must live as long as this object is used.
     :raises ConfigError: If a setting is unknown or out of range.
     """
 
     def __init__(
         self, questions: QuestionSet, queries: Mapping[str, Sequence[str]], tokenizer: TextTokenizer, grammar: Grammar,
-        search: Mapping[str, Any],
+        search: Mapping[str, Any], folder: Path,
     ) -> None:  # fmt: skip
         self._questions, self._queries = questions, queries
-        self._tokenizer, self._grammar = tokenizer, grammar
+        self._tokenizer, self._grammar, self._folder = tokenizer, grammar, folder
         try:
             self._config = SearchConfig(**search)
         except TypeError as error:
@@ -67,10 +67,8 @@ class SearchValidation:
             range(len(passages)), [p.title for p in passages], [p.text for p in passages],
             [(*p.queries, *self._queries.get(p.id, ())) for p in passages], self._grammar, self._tokenizer,
         )  # fmt: skip
-        # The arrays are mapped from these files, so the folder must live as long as the index.
-        self._folder = tempfile.TemporaryDirectory(prefix="gr-validation-")
         segment = SuffixSegment.build(
-            Path(self._folder.name) / "segment", documents,
+            self._folder / "segment", documents,
             fields=self._grammar.fields, boundary=self._grammar.boundary,
             tokenizer_fingerprint=self._tokenizer.fingerprint, vocabulary_size=self._tokenizer.vocabulary_size,
         )  # fmt: skip

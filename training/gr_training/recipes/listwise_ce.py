@@ -249,4 +249,5 @@ def _build(config: Config, sets: Sequence[QuestionSet]) -> PairScorerModule:
         model = PairScorerModule.from_encoder(folder, max_length=config.serving_tokens, config=changes)
     transformer: Any = model.model
     transformer.set_attn_implementation(register())
+    transformer.config.architectures = [type(transformer).__name__]
     return model

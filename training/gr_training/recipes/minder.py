@@ -7,6 +7,7 @@ log-likelihood of the identifiers' tokens. Validation searches with the model, s
 on falling when retrieval gets worse.
 """
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import field
 from pathlib import Path
@@ -92,13 +93,16 @@ def train(config: Config, run: Run) -> Path:
         raise ConfigError(msg)
     grammar = grammar_for(config.grammar, tokenizer, started.info, query_view=config.pairs.query > 0)
     batches = _Batches(config, sets, tokenizer, grammar)
-    searching = SearchValidation(validation, _pseudo_queries(sets, validation), tokenizer, grammar, config.search)
-    progress = fit(
-        model, batches.make, lambda m, groups: identifier_loss(m, groups, config.smoothing), config.fit,
-        folder=run.out, resume=run.resume, device=run.device, report=run.report,
-        validate=searching.evaluate, metric="nDCG@10",
-        identity=identity(config, [each.files or {} for each in (*sets, validation)]),
-    )  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="gr-validation-") as temporary:
+        searching = SearchValidation(
+            validation, _pseudo_queries(sets, validation), tokenizer, grammar, config.search, Path(temporary)
+        )
+        progress = fit(
+            model, batches.make, lambda m, groups: identifier_loss(m, groups, config.smoothing), config.fit,
+            folder=run.out, resume=run.resume, device=run.device, report=run.report,
+            validate=searching.evaluate, metric="nDCG@10",
+            identity=identity(config, [each.files or {} for each in (*sets, validation)]),
+        )  # fmt: skip
     provenance = Provenance(
         task="generative_retriever", recipe=to_plain(config), base_model=config.start.model, data=used(sets),
         metrics=progress.best, steps=(progress.step, progress.best_step), minutes=progress.seconds / 60,
