@@ -203,12 +203,9 @@ class Database:
             msg = f"There is no store in '{self.folder}'. Make one with `gr index`, or open it without read_only=True."
             raise StoreError(msg)
         self._source = (_uri(file, "mode=ro"), False)
-        connection = _connect(self._source[0])
         try:
-            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-            return connection
+            return _connect(self._source[0])
         except sqlite3.OperationalError as error:
-            connection.close()
             if "unable to open" not in str(error) and "readonly" not in str(error):
                 raise
         # The folder cannot be written, so SQLite cannot make the files that coordinate it with a writer. Without a
@@ -241,6 +238,11 @@ def _uri(file: Path, options: str) -> str:
 
 def _connect(uri: str) -> sqlite3.Connection:
     connection = sqlite3.connect(uri, uri=True, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
-    connection.execute("PRAGMA synchronous = FULL")  # a commit is on the disk
-    connection.execute("PRAGMA cache_size = -65536")
+    try:
+        connection.execute("PRAGMA synchronous = FULL")  # a commit is on the disk
+        connection.execute("PRAGMA cache_size = -65536")
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # opens the files
+    except BaseException:
+        connection.close()
+        raise
     return connection

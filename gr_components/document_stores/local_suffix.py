@@ -152,9 +152,7 @@ class Suffixes:
     def close(self) -> None:
         """Drop opened segments."""
         with self._mutex:
-            for _, snapshot in self._snapshots.values():
-                snapshot.lease.release()
-            self._snapshots.clear()
+            self._snapshots.clear()  # leases end with the last user of a snapshot
             self._segments.clear()
 
     def _sound_row(self, name: str, folder: Path) -> registry.IndexRow:
@@ -165,7 +163,7 @@ class Suffixes:
             for file in row.files:
                 self._segment(folder / file)
         except IndexFormatError as error:
-            logger.warning("Building the index {name} again: {error}", name=name, error=str(error))
+            logger.warning("Building the index {index} again: {error}", index=name, error=str(error))
             return replace(row, files=(), up_to_sequence=0)
         return row
 
@@ -245,6 +243,8 @@ class Suffixes:
             if any(live[s] for s in chosen):
                 files.append(self._write_segment(folder, row, documents, report))
             row = self._publish(row, files, row.up_to_sequence)
+        with self._mutex:
+            self._snapshots.pop(row.name, None)
         removed = registry.collect(folder, row.files)
         for name in removed:
             self._segments.pop(folder / name, None)

@@ -63,6 +63,11 @@ class Snapshot:
         """Whether a new shard would make searching faster."""
         return self.delta >= SHARD_ROWS or (self.dead >= SHARD_ROWS and self.dead_share > _MAX_DEAD)
 
+    @property
+    def wants_one_shard(self) -> bool:
+        """Whether a new shard should replace all others."""
+        return not self.sound or len(self.row.files) >= _MAX_SHARDS or self.dead_share > _MAX_DEAD
+
 
 class Vectors:
     """
@@ -120,7 +125,11 @@ class Vectors:
                 if known is not None and known.row == row and not _moved(connection, row, known.up_to):
                     return known
             snapshot = self._load(name)
-            if snapshot.wants_shard and not self._database.read_only and self._flush(snapshot):
+            if snapshot.wants_shard and not self._database.read_only:
+                row, anew = snapshot.row, snapshot.wants_one_shard
+                self._snapshots.pop(name, None)
+                del snapshot, known  # so that files which are not needed any more can be collected
+                self._flush(row, anew)
                 snapshot = self._load(name)
             self._snapshots[name] = snapshot
             return snapshot
@@ -161,9 +170,7 @@ class Vectors:
     def close(self) -> None:
         """Drop opened shards and cached vectors."""
         with self._mutex:
-            for snapshot in self._snapshots.values():
-                snapshot.lease.release()
-            self._snapshots.clear()
+            self._snapshots.clear()  # leases end with the last user of a snapshot
             self._shards.clear()
 
     def _load(self, name: str) -> Snapshot:
@@ -189,9 +196,8 @@ class Vectors:
             shard = self._shards[path] = VectorShard.open(path)
         return shard
 
-    def _flush(self, snapshot: Snapshot) -> bool:
-        """Write a shard; False if another process is at it."""
-        row = snapshot.row
+    def _flush(self, row: registry.IndexRow, anew: bool) -> None:
+        """Write a shard, unless another process is at it."""
         folder = registry.folder_of(self._database.folder, row)
         with contextlib.suppress(StoreLockedError), self._database.translated():
             folder.mkdir(parents=True, exist_ok=True)
@@ -199,17 +205,16 @@ class Vectors:
                 path = folder / registry.new_name(row)
                 with self._database.reading() as connection:
                     if registry.find(connection, row.name) != row:
-                        return True
+                        return
                     sequence = read_sequence(connection)
-                    anew = not snapshot.sound or len(row.files) >= _MAX_SHARDS or snapshot.dead_share > _MAX_DEAD
                     _write_shard(connection, path, row, 0 if anew else row.up_to_sequence)
                 files = (path.name,) if anew else (*row.files, path.name)
                 with self._database.writing() as connection:
                     registry.advance(connection, row, files=files, up_to_sequence=sequence)
                     registry.prune_deletions(connection)
-                registry.collect(folder, files)
-                return True
-        return False
+                removed = registry.collect(folder, files)
+                for name in removed:
+                    self._shards.pop(folder / name, None)
 
 
 def prepare(

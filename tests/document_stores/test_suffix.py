@@ -14,7 +14,7 @@ from gr_components.document_stores.local_suffix import segments_to_merge
 from gr_components.errors import ConfigError, IndexFormatError, IndexMissingError, TokenizerMismatchError
 
 OVERWRITE = DuplicatePolicy.OVERWRITE
-WORDS = "a b c d e f g h title query one two".split()
+WORDS = ["a", "b", "c", "d", "e", "f", "g", "h", "title", "query", "one", "two"]
 CONFIG = {
     "fields": ("body", "title"), "boundary": 0, "tokenizer_fingerprint": "words", "vocabulary_size": len(WORDS) + 1
 }  # fmt: skip
@@ -164,14 +164,14 @@ def test_damaged_segments(store, caplog):
     assert found(store, "b c") == ["1", "2"]
     store.close()
     shutil.rmtree(next(Path(store.path).glob("indexes/suffix-*/*-*")))
-    with pytest.raises(IndexFormatError, match="missing .* Build the index again"):
+    with pytest.raises(IndexFormatError, match=r"missing .* Build the index again"):
         found(store, "b c")
     assert build(store) == 3
     assert found(store, "b c") == ["1", "2"]
 
 
 def test_other_models(store):
-    with pytest.raises(IndexMissingError, match="no index 'generative'. It has no suffix index yet"):
+    with pytest.raises(IndexMissingError, match=r"no index 'generative'\. It has no suffix index yet"):
         store.suffix_index()
     build(store, model_fingerprint="m", config={"grammar": {"layout": "x"}})
     snapshot = store.suffix_index()
