@@ -25,6 +25,7 @@ from gr_pipelines.loading import validate
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 FENCE = re.compile(r"^```([a-z]+)( no-run)?[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)")
 
 
@@ -86,6 +87,13 @@ def test_yaml_is_valid(snippet: Snippet, tmp_path: Path) -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     for target in LINK.findall(page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), target
+
+
+def test_tests_that_pages_name_exist() -> None:
+    named = [match for page in PAGES for match in TEST.findall(page.read_text(encoding="utf-8"))]
+    assert len(named) > 30
+    for path, function in named:
+        assert f"def {function}(" in (ROOT / path).read_text(encoding="utf-8"), f"{path}::{function}"
 
 
 @pytest.mark.slow

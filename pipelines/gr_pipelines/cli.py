@@ -94,8 +94,14 @@ def search(
     """Search a store with PIPELINE for QUERY."""
     from gr_pipelines.rendering import documents_json, documents_text
 
+    condition = _filters(filters)
     with _open(pipeline, store, settings) as loaded:
-        documents = loaded.documents(query, top_k=top_k, filters=_filters(filters))
+        documents = loaded.documents(query, top_k=top_k, filters=condition)
+    if not documents and condition and store is not None:
+        from gr_pipelines.hints import unknown_fields
+
+        for hint in unknown_fields(condition, store):
+            click.echo(hint, err=True)
     _print([documents_json(documents)] if as_json else documents_text(documents))
 
 

@@ -162,8 +162,14 @@ def _update_dense(store: LocalDocumentStore, options: IndexOptions, report: Repo
     from gr_components.models.text_encoder import load_text_encoder
 
     folder = resolve_model(options.dense_model)
-    if _is_current(store, options.dense_index, encoder_fingerprint(read_layout(folder))):
-        return
+    state = next((state for state in store.indexes() if state.name == options.dense_index), None)
+    if state is not None and state.model_fingerprint is not None:
+        fingerprint = encoder_fingerprint(read_layout(folder))  # from files: the model need not be loaded to compare
+        if state.model_fingerprint != fingerprint:
+            msg = f"The index '{state.name}' was made with another model than '{options.dense_model}'."
+            raise SearchIndexError(msg)
+        if state.lag == 0:
+            return
     encoder = load_text_encoder(str(folder), device=options.device)
     try:
         embed_pending(
@@ -176,8 +182,3 @@ def _update_dense(store: LocalDocumentStore, options: IndexOptions, report: Repo
 def _update_generative(store: LocalDocumentStore, options: IndexOptions, report: Reporter) -> None:
     layout = IdentifierLayout.of(resolve_model(options.generative_model))
     index_pending(store, layout, index=options.generative_index, report=report)
-
-
-def _is_current(store: LocalDocumentStore, index: str, fingerprint: str) -> bool:
-    state = next((state for state in store.indexes() if state.name == index), None)
-    return state is not None and state.lag == 0 and state.model_fingerprint == fingerprint

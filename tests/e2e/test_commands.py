@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from gr_components.cli import main
@@ -13,6 +14,7 @@ from gr_components.document_stores.local import LocalDocumentStore
 from gr_pipelines.demo import data
 
 PASSAGES = 60
+QUICK = ("--indexes", "lexical,dense", "--quiet")
 QUESTION = "Where was Super Bowl 50 played?"
 
 
@@ -192,6 +194,41 @@ def test_malformed_lines_name_file_and_line_and_what_was_read_before_is_kept(tmp
     corpus.write_text("\n".join(lines), encoding="utf-8")
     assert "700 documents read, 200 new, 700 in the store" in gr(*index).stdout
     assert search("bm25", store, "number 601")[0]["id"] == "601"
+
+
+def test_an_unknown_filter_field_is_named(folder: Path) -> None:
+    filters = json.dumps({"operator": "AND", "conditions": [{"field": "meta.titel", "operator": "==", "value": "x"}]})
+    result = gr("search", "bm25", "--store", folder / "store", QUESTION, "--filters", filters, "--json")
+    assert json.loads(result.stdout) == {"documents": []}
+    assert "No document has the field 'titel'. Did you mean 'title'?" in result.stderr
+
+
+def test_documents_without_text_are_kept_and_never_found(tmp_path: Path) -> None:
+    corpus, store = tmp_path / "docs.jsonl", tmp_path / "store"
+    corpus.write_text('{"id": "1", "title": "", "text": ""}\n{"id": "2", "text": "volcano"}\n', encoding="utf-8")
+    assert "2 documents read, 2 new, 2 in the store" in gr("index", corpus, "--store", store, *QUICK).stdout
+    assert [d["id"] for d in search("bm25", store, "volcano")] == ["2"]
+    assert [d["id"] for d in search("dense", store, "volcano")] == ["2"]
+    assert "behind" not in gr("index", "--store", store, *QUICK).stdout
+
+
+def test_another_model_is_refused_until_the_index_is_rebuilt(tmp_path: Path, minilm: Path) -> None:
+    from gr_components.models.text_encoder_torch import TextEncoderModule
+
+    other = tmp_path / "other"
+    smaller = TextEncoderModule.from_folder(minilm)
+    with torch.no_grad():
+        next(iter(smaller.parameters())).mul_(0.5)
+    smaller.save(other)
+    corpus, store = tmp_path / "docs.jsonl", tmp_path / "store"
+    write_corpus(corpus, passages()[:3])
+    gr("index", corpus, "--store", store, *QUICK)
+    again = ("index", corpus, "--store", store, *QUICK, "--dense-model", other)
+    assert "gr index --rebuild dense" in refused(*again)
+    assert len(search("dense", store, QUESTION)) == 3
+    gr(*again, "--rebuild", "dense")
+    assert "holds vectors of the model" in refused("search", "dense", "--store", store, QUESTION)
+    assert len(search("dense", store, QUESTION, "--set", f"dense_model={other}")) == 3
 
 
 def test_an_id_in_two_files_is_refused(tmp_path: Path) -> None:
