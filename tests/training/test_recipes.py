@@ -1,11 +1,16 @@
 """Every recipe from its file to a model that serves, on a tiny collection with a tiny encoder."""
 
 import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from click.testing import CliRunner
 
@@ -14,6 +19,7 @@ from gr_components.models.description import read_description
 from gr_components.models.pair_scorer import load_pair_scorer
 from gr_components.models.seq2seq.folder import load_seq2seq
 from gr_components.models.text_encoder import load_text_encoder
+from gr_training.checkpoint import load_weights
 from gr_training.cli import command
 
 FIT = {
@@ -182,3 +188,30 @@ def test_a_wrong_recipe_names_all_its_problems(tmp_path, generator):
     assert "has 2 problem(s)" in text
     assert "Did you mean 'sources_per_step'?" in text
     assert "fit.steps: Input should be greater than or equal to 1 (got 0)" in text
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_same_dense_retriever_as_one(tmp_path, tiny_encoder, sources):
+    recipe = {"recipe": "dpr", "model": str(tiny_encoder), **sources, "questions_per_step": 6, "num_negatives": 2,
+              "max_passage_tokens": 48, "dropout": 0.0, "fit": {**FIT, "steps": 4}}  # fmt: skip
+    (tmp_path / "one").mkdir()
+    one = trained(tmp_path / "one", recipe)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    base = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    base |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "1"}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    command_line = [sys.executable, "-m", "gr_training", str(path), "--out", str(tmp_path / "two"), "--device", "cpu"]
+    processes = [
+        subprocess.Popen(command_line, env={**base, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(2)
+    ]
+    assert [process.wait(timeout=250) for process in processes] == [0, 0]
+    first, second = (load_weights(folder / "model.safetensors") for folder in (one, tmp_path / "two" / "model"))
+    start = load_weights(tiny_encoder / "model.safetensors")
+    assert first.keys() == second.keys()
+    moved = max(float((first[name] - start[name]).abs().max()) for name in first if name in start)
+    assert moved > 1e-3, "nothing was trained, so nothing is compared"
+    for name, weight in first.items():
+        assert torch.allclose(weight, second[name], rtol=0, atol=1e-5), name
