@@ -39,7 +39,8 @@ def collection(tmp_path_factory) -> Path:
     passages, questions, qrels, train, validation = [], [], [], [], []
     for number, (place, kind) in enumerate((p, k) for p in PLACES for k in KINDS):
         year = 1800 + number
-        text = f"The old {kind} of {place} was opened in {year} by the mayor. Many people visit this {kind} every single summer."
+        visits = f"Many people visit this {kind} every single summer."
+        text = f"The old {kind} of {place} was opened in {year} by the mayor. {visits}"
         passages.append({"id": f"p{number}", "title": f"{place} {kind}", "text": text})
         texts = [
             f"When was the {kind} of {place} opened?",
