@@ -78,6 +78,7 @@ def beam_search(
     blocked: Blocked,
     allowed: Any = None,
     counted: Any = None,
+    floor: float = -np.inf,
 ) -> ViewKeys:
     """
     Generate the identifiers of one view for a batch of queries.
@@ -94,6 +95,7 @@ def beam_search(
     :param blocked: Tokens that may not be generated.
     :param allowed: Documents in which identifiers must occur, as the constraint makes them.
     :param counted: Documents in which they are counted.
+    :param floor: Beams with a log-probability below this do not go on: it never rises again.
     :raises NumericsError: If the decoder returns NaN or values that are no log-probabilities.
     """
     rows = num_queries * beams
@@ -117,7 +119,7 @@ def beam_search(
             first_BV = log_probs_RV[::beams].copy()
         blocked_V = blocked.later_V if step else blocked.first_V
         candidates = constraint.step(log_probs_RV, live.scores_R, live.states, beams, 2 * beams, blocked_V, allowed)
-        going_on_BM = _collect(candidates, live, beams, view, found)
+        going_on_BM = _collect(candidates, live, beams, view, found) & (candidates.scores_BM > floor - SLACK)
         if step + 1 == view.max_tokens or not going_on_BM.any():
             break
         live = _next(candidates, going_on_BM, live, beams)

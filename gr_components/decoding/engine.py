@@ -18,7 +18,7 @@ from gr_components.decoding.keys import Keys, distinct, join
 from gr_components.decoding.results import GenerativeResult, Hit, Identifier
 from gr_components.decoding.scoring import Scored, Unigrams, score_documents
 from gr_components.decoding.sources import Sources
-from gr_components.decoding.weights import Float64, log_odds
+from gr_components.decoding.weights import Float64, least_useful_log_probability, log_odds
 from gr_components.errors import TokenizerMismatchError
 from gr_components.indexes.candidates import Float32
 from gr_components.indexes.suffix_index import DocumentSet, SuffixIndex
@@ -129,7 +129,7 @@ class GenerativeEngine:
             generated = beam_search(
                 self.decoder, index, sources.get(view.source_suffix), view,
                 num_queries=len(queries), beams=min(view.beams or config.beams, config.beams),
-                blocked=self._blocked[view.name], allowed=allowed, counted=counted,
+                blocked=self._blocked[view.name], allowed=allowed, counted=counted, floor=_floor(view, counted, config),
             )  # fmt: skip
             parts.append(rescored(generated.keys, self.decoder, sources, config) if config.rescore else generated.keys)
             if view == self._body:
@@ -167,8 +167,7 @@ class GenerativeEngine:
         log_probs_K = keys.log_probs_K.astype(np.float64)
         totals = np.ones(len(keys.views), dtype=np.int64)
         for v, view in enumerate(keys.views):
-            tokens, entries = counted.size(view.field)
-            totals[v] = entries if view.complete_only and config.normaliser == "view" else tokens
+            totals[v] = _total(view, counted, config)
             if view.name == QUERY:
                 own = keys.views_K == v
                 log_probs_K[own] = np.minimum(log_probs_K[own] + config.query_view_bias, config.query_view_cap)
@@ -225,6 +224,20 @@ class GenerativeEngine:
             first_V[view.stop] = True  # a stop alone is no identifier
             later_V[view.stop] = False
         return Blocked(first_V, later_V)
+
+
+def _total(view: View, counted: DocumentSet, config: SearchConfig) -> int:
+    """Return what counts of a view's identifiers are divided by."""
+    tokens, entries = counted.size(view.field)
+    return entries if view.complete_only and config.normaliser == "view" else tokens
+
+
+def _floor(view: View, counted: DocumentSet, config: SearchConfig) -> float:
+    """Return the log-probability below which a view's identifiers count nothing, so that decoding may stop there."""
+    if config.rescore or config.constant_log_probability is not None:
+        return -np.inf
+    bias = config.query_view_bias if view.name == QUERY else 0.0
+    return least_useful_log_probability(_total(view, counted, config), smoothing=config.smoothing) - bias
 
 
 def _layout(grammar: Grammar) -> tuple[Any, ...]:

@@ -6,7 +6,8 @@ by a better identifier; each identifier counts once, times its *cover*: the shar
 have not used, softened by beta. All occurrences of an identifier take their positions, whether they count or not.
 
 Two stages, as in SEAL: identifiers with more than `max_hits` occurrences first stay out; then the best `full_documents`
-documents are scored with all identifiers. If no identifier is that frequent, the first stage is the whole score.
+documents are scored with all identifiers. One stage is enough where no identifier is that frequent or where there are
+no more documents than that.
 
 Shapes: K keys, L longest key, M occurrences, D documents found, V vocabulary.
 """
@@ -25,6 +26,10 @@ from gr_components.indexes.suffix_index import DocumentSet, SuffixIndex
 
 Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
+
+# An occurrence as one number: positions are 32-bit.
+_KEY_SHIFT = 32
+_POSITION = (1 << _KEY_SHIFT) - 1
 
 
 @dataclass(frozen=True)
@@ -90,79 +95,84 @@ def score_documents(
     """
     order_K = np.argsort(-weights_K, kind="stable")
     order_K = order_K[weights_K[order_K] > 0]
-    ranked, weights_K = keys.select(order_K), weights_K[order_K] ** config.alpha
-    sequences_KL = ranked.sequences()
-    rare_K = ranked.counts_K <= config.max_hits
-    matches = _matches(ranked, sequences_KL, np.nonzero(rare_K)[0], index, allowed)
-    scored = _accumulate(matches, ranked, sequences_KL, weights_K, config.beta, index, None)
-    if unigrams is not None or not rare_K.all():
-        best_D = scored.documents_D[: config.full_documents]
-        if not rare_K.all():
-            # Where rare identifiers found nothing, the frequent ones have to do it alone.
-            within = best_D if len(best_D) else None
-            matches = _matches(ranked, sequences_KL, np.arange(len(ranked)), index, allowed, within)
-        else:
-            matches = matches[np.isin(matches[:, 0], best_D)]
-        scored = _accumulate(matches, ranked, sequences_KL, weights_K, config.beta, index, unigrams)
+    ranked = _Ranked.of(keys.select(order_K), weights_K[order_K] ** config.alpha, config.beta)
+    rare_K = ranked.keys.counts_K <= config.max_hits
+    if rare_K.all() or allowed.num_documents <= config.full_documents:
+        found = _locate(ranked, np.arange(len(order_K)), index, allowed)
+        scored = _score(found, ranked, index, unigrams)
+    else:
+        rare = _locate(ranked, np.nonzero(rare_K)[0], index, allowed)
+        best_D = _score(rare, ranked, index, None).documents_D[: config.full_documents]
+        frequent = _locate(ranked, np.nonzero(~rare_K)[0], index, allowed)
+        if len(best_D):  # otherwise the frequent identifiers have to do it alone
+            rare, frequent = rare.within(best_D), frequent.within(best_D)
+        scored = _score(rare.joined(frequent), ranked, index, unigrams)
     return replace(scored, keys_M=order_K[scored.keys_M])
 
 
-def _fields(keys: Keys) -> list[str]:
-    return sorted({view.field for view in keys.views})
+class _Ranked(NamedTuple):
+    """Keys of positive weight, best first, and what scoring needs of each."""
+
+    keys: Keys
+    fields: tuple[str, ...]
+    fields_K: Int64
+    sequences_KL: Int64
+    lengths_K: Int64
+    weights_K: Float64
+    beta: float
+
+    @classmethod
+    def of(cls, keys: Keys, weights_K: Float64, beta: float) -> "_Ranked":
+        fields = tuple(sorted({view.field for view in keys.views}))
+        of_view = np.array([fields.index(view.field) for view in keys.views], dtype=np.int64)
+        sequences_KL = keys.sequences()
+        lengths_K = (sequences_KL >= 0).sum(axis=1)
+        return cls(keys, fields, of_view[keys.views_K], sequences_KL, lengths_K, weights_K, beta)
 
 
-def _matches(
-    keys: Keys,
-    sequences_KL: Int64,
-    which_N: Int64,
-    index: SuffixIndex,
-    allowed: DocumentSet,
-    within: Int64 | None = None,
-) -> Int64:
-    """Rows (document, key, field, position, length) by document, key, position; keys are ranked by weight."""
-    fields = _fields(keys)
-    field_of_view = np.array([fields.index(view.field) for view in keys.views], dtype=np.int64)
-    lengths_K = (sequences_KL >= 0).sum(axis=1)
-    field_N = field_of_view[keys.views_K[which_N]]
-    parts = [np.empty((0, 5), dtype=np.int64)]
-    for f, field in enumerate(fields):
-        own_N = which_N[field_N == f]
-        if not len(own_N):
-            continue
-        found = index.locate(BeamStates(field, -1, np.ascontiguousarray(keys.nodes_SK3[:, own_N])), allowed)
-        part = np.empty((len(found.owners_N), 5), dtype=np.int64)
-        part[:, 0], part[:, 1], part[:, 2] = found.documents_N, own_N[found.owners_N], f
-        part[:, 3], part[:, 4] = found.positions_N, lengths_K[part[:, 1]]
-        parts.append(part if within is None else part[np.isin(found.documents_N, within)])
-    matches_M5 = np.concatenate(parts)
-    groups_M = matches_M5[:, 0] * max(len(keys), 1) + matches_M5[:, 1]
-    return matches_M5[np.lexsort((matches_M5[:, 3], groups_M))]
+class _Found(NamedTuple):
+    """Occurrences of ranked keys, in any order."""
+
+    documents_M: Int64
+    keys_M: Int64
+    positions_M: Int64
+
+    def within(self, documents_D: Int64) -> "_Found":
+        inside_M = np.isin(self.documents_M, documents_D)
+        return _Found(*(values[inside_M] for values in self))
+
+    def joined(self, other: "_Found") -> "_Found":
+        return _Found(*(np.concatenate(pair) for pair in zip(self, other, strict=True)))
 
 
-def _accumulate(
-    matches_M5: Int64,
-    keys: Keys,
-    sequences_KL: Int64,
-    weights_K: Float64,
-    beta: float,
-    index: SuffixIndex,
-    unigrams: Unigrams | None,
-) -> Scored:
-    new_M = np.append(True, np.diff(matches_M5[:, 0]) != 0)[: len(matches_M5)]
-    firsts_D = np.nonzero(new_M)[0]
-    documents_D, edges_D1 = matches_M5[firsts_D, 0], np.append(firsts_D, len(matches_M5))
-    table = _free_tokens(documents_D, keys, index, unigrams)
-    span = int((matches_M5[:, 3] + matches_M5[:, 4]).max(initial=0))
-    longest_text = int(np.diff(table.edges_D1).max(initial=0))
-    taken_FP = np.zeros((len(_fields(keys)), max(span, longest_text)), dtype=np.int32)
+def _locate(ranked: _Ranked, which_N: Int64, index: SuffixIndex, allowed: DocumentSet) -> _Found:
+    found = _Found(*(np.empty(0, dtype=np.int64) for _ in _Found._fields))
+    for f, field in enumerate(ranked.fields):
+        own_N = which_N[ranked.fields_K[which_N] == f]
+        if len(own_N):
+            nodes_SN3 = np.ascontiguousarray(ranked.keys.nodes_SK3[:, own_N])
+            places = index.locate(BeamStates(field, -1, nodes_SN3), allowed)
+            found = found.joined(_Found(places.documents_N, own_N[places.owners_N], places.positions_N))
+    return found
+
+
+def _score(found: _Found, ranked: _Ranked, index: SuffixIndex, unigrams: Unigrams | None) -> Scored:
+    documents_D, edges_D1, codes_M = _grouped(*found, len(index.numbers_D))
+    free = _free_tokens(documents_D, ranked, index, unigrams)
+    span = int((found.positions_M + ranked.lengths_K[found.keys_M]).max(initial=0))
+    longest_text = int(np.diff(free.edges_D1).max(initial=0))
+    taken_FP = np.zeros((len(ranked.fields), max(span, longest_text)), dtype=np.int32)
     vocabulary = max((segment.vocabulary_size for segment in index.segments), default=1)
     used_V = np.zeros(vocabulary, dtype=np.int32)
-    scores_D, contributions_M = np.zeros(len(documents_D)), np.zeros(len(matches_M5))
-    _score_all(matches_M5, edges_D1, sequences_KL, weights_K, beta, taken_FP, used_V, table, scores_D, contributions_M)
+    scores_D, contributions_M = np.zeros(len(documents_D)), np.zeros(len(codes_M))
+    _score_all(
+        codes_M, edges_D1, ranked.fields_K, ranked.lengths_K, ranked.sequences_KL, ranked.weights_K, ranked.beta,
+        taken_FP, used_V, free, scores_D, contributions_M,
+    )  # fmt: skip
     order_D = np.lexsort((index.numbers_D[documents_D], -scores_D))
     order_D = order_D[scores_D[order_D] > 0]
     rows_D2 = np.stack([edges_D1[:-1], edges_D1[1:]], axis=1)[order_D]
-    return Scored(documents_D[order_D], scores_D[order_D], rows_D2, matches_M5[:, 1], contributions_M)
+    return Scored(documents_D[order_D], scores_D[order_D], rows_D2, codes_M >> _KEY_SHIFT, contributions_M)
 
 
 class _FreeTokens(NamedTuple):
@@ -175,7 +185,7 @@ class _FreeTokens(NamedTuple):
     seen_V: Int32
 
 
-def _free_tokens(documents_D: Int64, keys: Keys, index: SuffixIndex, unigrams: Unigrams | None) -> _FreeTokens:
+def _free_tokens(documents_D: Int64, ranked: _Ranked, index: SuffixIndex, unigrams: Unigrams | None) -> _FreeTokens:
     if unigrams is None:
         none = np.empty(0, dtype=np.int64)
         return _FreeTokens(0, none, np.zeros(len(documents_D) + 1, dtype=np.int64), np.empty(0), np.empty(0, np.int32))
@@ -183,7 +193,49 @@ def _free_tokens(documents_D: Int64, keys: Keys, index: SuffixIndex, unigrams: U
     edges_D1 = np.concatenate([[0], np.cumsum([len(text) for text in texts])]).astype(np.int64)
     tokens_N = np.concatenate([np.empty(0, dtype=np.int64), *texts])
     seen_V = np.zeros(len(unigrams.weights_V), dtype=np.int32)
-    return _FreeTokens(_fields(keys).index(unigrams.field), tokens_N, edges_D1, unigrams.weights_V, seen_V)
+    return _FreeTokens(ranked.fields.index(unigrams.field), tokens_N, edges_D1, unigrams.weights_V, seen_V)
+
+
+@kernel
+def _grouped(
+    documents_M: Int64, keys_M: Int64, positions_M: Int64, num_documents: Scalar
+) -> tuple[Int64, Int64, Int64]:
+    """Group occurrences by document; each becomes one number, key then position, that sorts as they do."""
+    total = len(documents_M)
+    group_of = np.zeros(num_documents, np.int32)  # 1 + group; pages that are not touched cost nothing
+    documents_D, sizes_D = np.empty(total, np.int64), np.zeros(total + 1, np.int64)
+    groups = 0
+    for m in range(total):
+        document = documents_M[m]
+        if group_of[document] == 0:
+            documents_D[groups] = document
+            groups += 1
+            group_of[document] = groups
+        sizes_D[group_of[document]] += 1
+    edges_D1 = np.cumsum(sizes_D[: groups + 1])
+    place_D = edges_D1.copy()
+    codes_M = np.empty(total, np.int64)
+    for m in range(total):
+        group = group_of[documents_M[m]] - 1
+        codes_M[place_D[group]] = (keys_M[m] << _KEY_SHIFT) | positions_M[m]
+        place_D[group] += 1
+    return documents_D[:groups].copy(), edges_D1, codes_M
+
+
+@kernel
+def _sort(values: Int64, first: Scalar, end: Scalar) -> None:
+    """Shell sort of a short stretch, in place."""
+    gap = 1
+    while gap < (end - first) // 3:
+        gap = 3 * gap + 1
+    while gap > 0:
+        for i in range(first + gap, end):
+            value, j = values[i], i
+            while j >= first + gap and values[j - gap] > value:
+                values[j] = values[j - gap]
+                j -= gap
+            values[j] = value
+        gap //= 3
 
 
 @kernel
@@ -212,22 +264,16 @@ def _cover(tokens_L: Int64, length: Scalar, beta: Scalar, used_V: Int32, stamp: 
 
 @kernel
 def _score_all(
-    matches_M5: Int64,
-    edges_D1: Int64,
-    sequences_KL: Int64,
-    weights_K: Float64,
-    beta: Scalar,
-    taken_FP: Int32,
-    used_V: Int32,
-    free: _FreeTokens,
-    scores_D: Float64,
-    contributions_M: Float64,
-) -> None:
+    codes_M: Int64, edges_D1: Int64, fields_K: Int64, lengths_K: Int64, sequences_KL: Int64, weights_K: Float64,
+    beta: Scalar, taken_FP: Int32, used_V: Int32, free: _FreeTokens, scores_D: Float64, contributions_M: Float64,
+) -> None:  # fmt: skip
     """Score each document by its occurrences; stamps in `taken_FP` and `used_V` save clearing them in between."""
     for d in range(len(scores_D)):
         stamp, counted = d + 1, -1
+        _sort(codes_M, edges_D1[d], edges_D1[d + 1])
         for m in range(edges_D1[d], edges_D1[d + 1]):
-            key, field, position, length = matches_M5[m, 1], matches_M5[m, 2], matches_M5[m, 3], matches_M5[m, 4]
+            key, position = codes_M[m] >> _KEY_SHIFT, codes_M[m] & _POSITION
+            field, length = fields_K[key], lengths_K[key]
             if not _is_free(taken_FP, field, position, length, stamp):
                 continue
             taken_FP[field, position : position + length] = stamp

@@ -43,3 +43,14 @@ def log_odds(
     log_p_K = np.where(occurs_K, log_p_K, -1.0)
     odds_K = log_p_K - np.log(-np.expm1(log_p_K)) + np.log1p(-frequency_K) - np.log(frequency_K)
     return np.where(occurs_K, np.maximum(odds_K, 0.0), 0.0)
+
+
+def least_useful_log_probability(total: int, *, smoothing: float = 0.0) -> float:
+    """
+    Log-probability at and below which even an identifier that occurs only once has weight 0.
+
+    :param total: What counts are divided by.
+    :param smoothing: Added to counts and totals.
+    """
+    frequency = (1.0 + smoothing) / max(total + smoothing, 1.0)
+    return float(np.log(min(frequency, _LARGEST_FREQUENCY)))

@@ -32,7 +32,7 @@ _EVERYWHERE = PositionFilter(False, np.zeros(0, dtype=np.uint8))
 
 class DocumentSet:
     """
-    The documents that a search may return; made by `SuffixIndex.document_set`.
+    The documents that a search may return; made by `SuffixIndex.document_set`. `num_documents` says how many.
 
     :param segments: The index's segments.
     :param masks: For each segment which documents are in, or None for all of them.
@@ -43,13 +43,9 @@ class DocumentSet:
         self._masks = [None if mask is None or mask.all() else mask for mask in masks]
         self._filters: dict[tuple[int, str], PositionFilter] = {}
         self._sizes: dict[str, tuple[int, int]] = {}
+        pairs = zip(segments, self._masks, strict=True)
+        self.num_documents = sum(s.num_documents if mask is None else int(mask.sum()) for s, mask in pairs)
         self._lock = threading.Lock()
-
-    @property
-    def num_documents(self) -> int:
-        """Number of documents in the set."""
-        pairs = zip(self._segments, self._masks, strict=True)
-        return sum(segment.num_documents if mask is None else int(mask.sum()) for segment, mask in pairs)
 
     def size(self, field: str) -> tuple[int, int]:
         """

@@ -144,8 +144,9 @@ def test_capitalisation_variants_of_query_words_are_tried(make_index, table_deco
         assert sorted(h.number for h in result.hits) == [0, 1]
 
 
-def test_rescoring_agrees_with_the_beam_search(engine, make_index):
+def test_rescoring_agrees_with_the_beam_search(engine, make_index, monkeypatch):
     index = make_index()
+    monkeypatch.setattr("gr_components.decoding.engine._floor", lambda *_: -np.inf)
     plain_keys = [r.keys for r in engine.search(QUERIES, index, top_k=3)]
     again = [r.keys for r in engine.search(QUERIES, index, top_k=3, config=SearchConfig(beams=4, rescore=True))]
     without_stop = SearchConfig(beams=4, rescore=True, rescore_stop=False)
@@ -211,3 +212,13 @@ def test_long_queries_lose_their_end_and_say_so(engine, make_index, tokenizer, g
     assert ids[0][:-1] == tokenizer.encode([query], special=True)[0][: grammar.max_source - 1]
     assert ids[1] == tokenizer.encode(["fox"], special=True)[0]
     assert engine.search([query], make_index(), top_k=3)[0].hits
+
+
+def test_leaving_out_what_counts_nothing_changes_no_result(engine, make_index, monkeypatch):
+    index = make_index(cuts=[8])
+    early = engine.search(QUERIES, index, top_k=20)
+    monkeypatch.setattr("gr_components.decoding.engine._floor", lambda *_: -np.inf)
+    full = engine.search(QUERIES, index, top_k=20)
+    assert plain(early) == plain(full)
+    assert all(r.hits for r in full)
+    assert sum(len(r.keys) for r in early) < sum(len(r.keys) for r in full)

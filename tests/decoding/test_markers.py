@@ -56,6 +56,11 @@ def index(make_index, grammar, tokenizer):
     return make_index(documents=DOCUMENTS, grammar=grammar, tokenizer=tokenizer, cuts=[2])
 
 
+def config(view):
+    """One view, with room for everything, and nothing left out because it would count nothing."""
+    return SearchConfig(views=(view,), beams=16, constant_log_probability=-1.0)
+
+
 class Counting:
     """Counts encodings."""
 
@@ -76,7 +81,7 @@ def keys_of_view(result, name):
 
 
 def test_titles_match_document_starts_only(index, grammar, tokenizer, table_decoder):
-    engine = GenerativeEngine(table_decoder, tokenizer, grammar, SearchConfig(views=("title",), beams=16))
+    engine = GenerativeEngine(table_decoder, tokenizer, grammar, config("title"))
     (result,) = engine.search(["eel"], index, top_k=10)
     found = {tokenizer.decode(row[row >= 0].tolist()) for row in keys_of_view(result, "title").tokens_KT}
     assert found == {"fox @@", "ant @@", "fox ant @@", "bee bee fox || eel dog @@"}
@@ -84,7 +89,7 @@ def test_titles_match_document_starts_only(index, grammar, tokenizer, table_deco
 
 
 def test_pseudo_queries_start_at_their_marker(index, grammar, tokenizer, table_decoder):
-    engine = GenerativeEngine(table_decoder, tokenizer, grammar, SearchConfig(views=("query",), beams=16))
+    engine = GenerativeEngine(table_decoder, tokenizer, grammar, config("query"))
     (result,) = engine.search(["eel"], index, top_k=10)
     keys = keys_of_view(result, "query")
     found = {

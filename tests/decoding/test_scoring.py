@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gr_components.decoding.config import SearchConfig
 from gr_components.decoding.keys import Keys, distinct, join
 from gr_components.decoding.scoring import Unigrams, score_documents
-from gr_components.decoding.weights import log_odds
+from gr_components.decoding.weights import least_useful_log_probability, log_odds
 
 
 @given(
@@ -32,6 +32,14 @@ def test_weight_by_hand():
     # P(n|q) = 1/2 and P(n) = 1/101: odds 1 against 1/100.
     assert log_odds(np.array([math.log(0.5)]), np.array([1]), 101)[0] == pytest.approx(math.log(100))
     assert log_odds(np.array([math.log(0.5)]), np.array([1]), 96, smoothing=5.0)[0] == pytest.approx(math.log(95 / 6))
+
+
+@pytest.mark.parametrize(("total", "smoothing"), [(1000, 0.0), (1000, 5.0), (7, 1.0)])
+def test_least_useful_log_probability_is_where_weights_begin(total, smoothing):
+    edge = least_useful_log_probability(total, smoothing=smoothing)
+    below, above = log_odds(np.array([edge - 1e-6, edge + 1e-6]), np.array([1, 1]), total, smoothing=smoothing)
+    assert below == 0
+    assert above > 0
 
 
 def test_weights_at_the_edges_are_finite():
@@ -85,8 +93,8 @@ def oracle(rows, weights, texts, config):
         return sum(starts)
 
     rare = [k for k in order if count(k) <= config.max_hits]
-    scores = {number: score(number, rare) for number in texts}
-    if len(rare) < len(order):
+    scores = {number: score(number, rare if len(texts) > config.full_documents else order) for number in texts}
+    if len(rare) < len(order) and len(texts) > config.full_documents:
         best = sorted((n for n in scores if scores[n] > 0), key=lambda n: (-scores[n], n))[: config.full_documents]
         scores = {number: score(number, order) for number in best or texts}
     return {number: value for number, value in scores.items() if value > 0}
