@@ -51,7 +51,7 @@ def run_sorted(
         try:
             results.append(run(rows))
         except Exception as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             if len(rows) == 1:
                 msg = f"Out of memory with a single input of {lengths[rows[0]]} tokens. Set a smaller max_length."
@@ -85,6 +85,11 @@ def check_finite(values: npt.NDArray[np.float32], what: str, texts: Sequence[str
         raise NumericsError(msg)
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """
+    Tell whether an error says that memory ran out, on a CPU or an accelerator, in torch or onnxruntime.
+
+    :param error: What was raised.
+    """
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return named or _NO_MEMORY.search(str(error)) is not None

@@ -6,6 +6,7 @@ the answer. The order of the passages makes no difference. One batched method se
 """
 
 import dataclasses
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +15,15 @@ import numpy as np
 
 from gr_components.data.records import Passage
 from gr_components.errors import ConfigError, ModelError, NumericsError
+from gr_components.models.batching import is_out_of_memory
 from gr_components.models.seq2seq.folder import LoadedSeq2Seq
 from gr_components.progress import Reporter, Silent, Task
 from gr_components.readers.generation import GenerationConfig, Hypothesis, Spans, generate, span_sources
 from gr_components.readers.layout import Inputs, ReaderLayout, pad_inputs, text_layout
 from gr_components.readers.surface import surface_form
 from gr_components.tokenization import Encoded
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,7 @@ class FusionReader:
         :returns: One reading per question, in the same order.
         :raises ConfigError: If a setting is out of range or does not fit the model.
         :raises NumericsError: If the model gives NaN.
+        :raises ModelError: If memory does not suffice for one passage at a time.
         """
         self._check(config)
         if len(questions) != len(passages):
@@ -140,7 +145,7 @@ class FusionReader:
         readings = [Reading([], [None] * len(given)) for given in passages]
         with Task(report, "read", len(questions)) as task:
             for batch in self._batches(questions, passages, config):
-                for item, reading in zip(batch, self._read_batch(batch, config), strict=True):
+                for item, reading in zip(batch, self._read_in_memory(batch, config), strict=True):
                     relevance: list[float | None] = [None] * len(passages[item.index])
                     for position, value in zip(item.kept, reading.relevance[: len(item.kept)], strict=True):
                         relevance[position] = value
@@ -214,6 +219,30 @@ class FusionReader:
                 texts = [passages[index][n].text for n in positions]
                 prepared.append(_Prepared(first + index, texts, positions, own, rows))
         return prepared
+
+    def _read_in_memory(self, batch: list[_Prepared], config: ReadConfig) -> list[Reading]:
+        """Read a batch; when memory runs out, in halves, and in the end one passage at a time."""
+        try:
+            return self._read_batch(batch, config)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            passages = len(batch[0].rows)
+            size = len(batch) * passages if len(batch) > 1 else min(config.batch_size, passages)
+            if size == 1 or config.batch_size == 1:
+                msg = (
+                    f"Out of memory with {passages} passages of a question. Set a smaller top_k or max_passage_tokens."
+                )
+                raise ModelError(msg) from error
+        logger.warning("Out of memory with %d passages in a batch; going on with %d.", size, size // 2)
+        smaller = dataclasses.replace(config, batch_size=size // 2)
+        middle = (len(batch) + 1) // 2
+        return [
+            reading
+            for part in (batch[:middle], batch[middle:])
+            if part
+            for reading in self._read_in_memory(part, smaller)
+        ]
 
     def _read_batch(self, batch: list[_Prepared], config: ReadConfig) -> list[Reading]:
         inputs = pad_inputs([item.rows for item in batch], self.tokenizer.pad_id)

@@ -176,6 +176,32 @@ def test_the_longest_answer_is_the_models_own_or_shorter(copying: LoadedSeq2Seq,
         assert reading.answers[0].generated.split() == ["a"] * length
 
 
+def test_memory_running_out_halves_the_batch(
+    copying: LoadedSeq2Seq, passages: list[Passage], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    reader = FusionReader(copying)
+    questions, given = [QUESTION, "Who was born there?", "What?"], [passages] * 3
+    wanted = reader.read(questions, given, CONFIG)
+    encode, sizes = copying.model.encode, []
+
+    def small(ids: torch.Tensor, *more: torch.Tensor) -> object:
+        sizes.append(len(ids))
+        if len(ids) > limit:
+            msg = "DefaultCPUAllocator: can't allocate memory"
+            raise RuntimeError(msg)
+        return encode(ids, *more)
+
+    monkeypatch.setattr(copying.model, "encode", small)
+    for limit in (4, 2, 1):
+        for one, other in zip(wanted, reader.read(questions, given, CONFIG), strict=True):
+            same(one, other)
+        assert sizes[-1] <= limit
+    assert "Out of memory with 9 passages in a batch; going on with 4." in caplog.text
+    limit = 0
+    with pytest.raises(ModelError, match=r"Out of memory with 3 passages of a question\. Set a smaller top_k"):
+        reader.read(questions, given, CONFIG)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
