@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from haystack import Document, default_from_dict, default_to_dict
 from haystack.document_stores.types import DuplicatePolicy
 
@@ -49,7 +51,7 @@ class LocalDocumentStore(IndexedDocuments, AsyncTwins):
 
     def __init__(
         self,
-        path: str,
+        path: str | Path,
         *,
         read_only: bool = False,
         embedding_index: str = "dense",
@@ -89,6 +91,7 @@ class LocalDocumentStore(IndexedDocuments, AsyncTwins):
         self._lexical = Lexical(self._database, options)
         self._vectors = Vectors(self._database)
         self._suffixes = Suffixes(self._database)
+        self._allowed: dict[tuple[str, int, int], npt.NDArray[np.int64]] = {}
         self._executor: ThreadPoolExecutor | None = None
         self._executor_lock = threading.Lock()
 
@@ -121,6 +124,7 @@ class LocalDocumentStore(IndexedDocuments, AsyncTwins):
         self._vectors.close()
         self._suffixes.close()
         self._database.close()
+        self._allowed.clear()
         with self._executor_lock:
             executor, self._executor = self._executor, None
         if executor is not None:

@@ -138,12 +138,23 @@ class Compiler:
             return Clause("0", "1" if comparable is None else column.has(comparable))
         if not isinstance(value, str):
             return Clause(column.number(f"{column.value} = {bound}"), self._near(column, value))
-        clause = Clause(sql_all([column.has("text"), f"{column.value} = {bound}"]))
-        if not _is_date(value):
-            return clause
+        same = sql_all([column.has("text"), f"{column.value} = {bound}"])
+        return self._same_moment(column, value, bound, same) if _is_date(value) else Clause(same)
+
+    def _same_moment(self, column: "_Column", value: str, bound: str, same: str) -> Clause:
+        """Also match other spellings of the same time."""
         v = column.value
-        other = f"({v} <> {bound} AND substr({v}, 5, 1) = '-' AND substr({v}, 8, 1) = '-')"  # the same day, perhaps
-        return Clause(clause.match, sql_all([column.has("text"), other]))
+        other = [column.has("text"), f"({v} <> {bound} AND substr({v}, 5, 1) = '-' AND substr({v}, 8, 1) = '-')"]
+        try:
+            moment = datetime.fromisoformat(value) if re.match(r"\d{4}-\d\d-\d\d(T|$)", value, re.ASCII) else None
+        except ValueError:
+            moment = None
+        if moment is None:
+            return Clause(same, sql_all(other))
+        sortable = column.sortable
+        equal = f"{column.padded} = {self._bind(moment.replace(tzinfo=None).isoformat())}"
+        match = sql_any([same, sql_all([column.has("text"), sortable, equal])])
+        return Clause(match, sql_all([*other, _not(sortable)]))
 
     def _member(self, column: "_Column", values: list[Any]) -> Clause:
         texts, whole, single = [], [], []
@@ -172,12 +183,9 @@ class Compiler:
         if moment is not None:
             # Haystack gives a side without a time zone that of the other, so naive spellings compare as text.
             bound = self._bind(moment.replace(tzinfo=None).isoformat())
-            sortable = _SORTABLE.format(v=column.value)
-            whole = f"CASE length({column.value}) WHEN 10 THEN {column.value} || 'T00:00:00' ELSE {column.value} END"
-            certain = sql_all([column.has("text"), sortable])
-            return Clause(
-                sql_all([certain, f"{whole} {operator} {bound}"]), sql_all([_not(column.null), _not(certain)])
-            )
+            certain = sql_all([column.has("text"), column.sortable])
+            match = sql_all([certain, f"{column.padded} {operator} {bound}"])
+            return Clause(match, sql_all([_not(column.null), _not(certain)]))
         bound = self._bind(value)
         if bound is None or isinstance(value, str):
             return Clause("0", _not(column.null))
@@ -227,6 +235,14 @@ class _Column:
         if json_type != "text":
             return "0"
         return "1" if self.kind == "text" else f"({self.value} IS NOT NULL)"
+
+    @property
+    def sortable(self) -> str:
+        return f"(COALESCE({_SORTABLE.format(v=self.value)}, 0))"
+
+    @property
+    def padded(self) -> str:
+        return f"CASE length({self.value}) WHEN 10 THEN {self.value} || 'T00:00:00' ELSE {self.value} END"
 
     def number(self, test: str) -> str:
         return f"(COALESCE({self.type}, 'null') IN {_NUMBERS} AND {test})" if self.kind == "json" else "0"

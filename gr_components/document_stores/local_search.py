@@ -12,6 +12,7 @@ from gr_components.document_stores.local_database import Database
 from gr_components.document_stores.local_filters import matching
 from gr_components.document_stores.local_lexical import Lexical
 from gr_components.document_stores.local_rows import COLUMNS, decode, load
+from gr_components.document_stores.local_schema import read_sequence
 from gr_components.document_stores.local_suffix import Suffixes, SuffixSnapshot, Tokenize
 from gr_components.document_stores.local_vectors import Vectors
 from gr_components.errors import StoreError
@@ -22,6 +23,7 @@ from gr_components.indexes.vector import Similarity
 from gr_components.progress import Reporter, Silent
 
 Numbers = npt.NDArray[np.int64]
+_REMEMBERED_FILTERS = 8
 
 
 class IndexedDocuments:
@@ -37,6 +39,7 @@ class IndexedDocuments:
     _lexical: Lexical
     _vectors: Vectors
     _suffixes: Suffixes
+    _allowed: dict[tuple[str, int, int], Numbers]
 
     def lexical_search(
         self, queries: Sequence[str], *, top_k: int, filters: dict[str, Any] | None = None
@@ -98,7 +101,16 @@ class IndexedDocuments:
         if not filters:
             return None
         with self._database.reading() as connection:
-            return self._matching(connection, filters)
+            # Searches of one pipeline, and of one user, repeat their filters.
+            key = (repr(filters), self._embedding_index_id(connection), read_sequence(connection))
+            known = self._allowed.get(key)
+            if known is None:
+                known = self._matching(connection, filters)
+                known.flags.writeable = False
+                if len(self._allowed) >= _REMEMBERED_FILTERS:
+                    self._allowed.clear()
+                self._allowed[key] = known
+            return known
 
     def documents(self, numbers: Sequence[int]) -> list[Document]:
         """

@@ -43,30 +43,14 @@ class Snapshot:
     :param up_to: The last change that it contains.
     :param parts: Shards and delta; a number is live in at most one.
     :param lease: Keeps the shards.
-    :param sound: False if the shards could not be read.
-    :param delta: Vectors in the delta.
-    :param dead: Vectors in the shards that do not count any more.
-    :param dead_share: The same in proportion.
+    :param mostly_dead: Whether the shards hold many vectors that do not count any more, or could not be read.
     """
 
     row: registry.IndexRow
     up_to: int
     parts: tuple[Part, ...]
     lease: registry.Lease
-    sound: bool
-    delta: int
-    dead: int
-    dead_share: float
-
-    @property
-    def wants_shard(self) -> bool:
-        """Whether a new shard would make searching faster."""
-        return self.delta >= SHARD_ROWS or (self.dead >= SHARD_ROWS and self.dead_share > _MAX_DEAD)
-
-    @property
-    def wants_one_shard(self) -> bool:
-        """Whether a new shard should replace all others."""
-        return not self.sound or len(self.row.files) >= _MAX_SHARDS or self.dead_share > _MAX_DEAD
+    mostly_dead: bool
 
 
 class Vectors:
@@ -124,12 +108,16 @@ class Vectors:
                 row = registry.require(connection, name, "vector")
                 if known is not None and known.row == row and not _moved(connection, row, known.up_to):
                     return known
+                delta = _count(connection, row, row.up_to_sequence)
+            del known
+            self._snapshots.pop(name, None)  # files that only it holds can be collected now
+            if delta >= SHARD_ROWS and not self._database.read_only:
+                self._flush(row, anew=len(row.files) >= _MAX_SHARDS)
             snapshot = self._load(name)
-            if snapshot.wants_shard and not self._database.read_only:
-                row, anew = snapshot.row, snapshot.wants_one_shard
-                self._snapshots.pop(name, None)
-                del snapshot, known  # so that files which are not needed any more can be collected
-                self._flush(row, anew)
+            if snapshot.mostly_dead and not self._database.read_only:
+                row = snapshot.row
+                del snapshot
+                self._flush(row, anew=True)
                 snapshot = self._load(name)
             self._snapshots[name] = snapshot
             return snapshot
@@ -262,15 +250,18 @@ def _assembled(
         parts.append(replace(shard.part, live_N=None if live_N.all() else live_N))
         total, dead = total + len(live_N), dead + int((~live_N).sum())
         gone.append(shard.removed_N)
-    return Snapshot(
-        row=row, up_to=read_sequence(connection), parts=tuple(parts), sound=shards is not None, lease=lease,
-        delta=len(numbers_N), dead=dead, dead_share=dead / max(total, 1),
-    )  # fmt: skip
+    wasteful = shards is None or (dead >= SHARD_ROWS and dead > _MAX_DEAD * total)
+    return Snapshot(row, read_sequence(connection), tuple(parts), lease, wasteful)
+
+
+def _count(connection: sqlite3.Connection, row: registry.IndexRow, since: int) -> int:
+    sql = "SELECT count(*) FROM vectors WHERE index_id = ? AND sequence > ?"
+    return int(connection.execute(sql, (row.id, since)).fetchone()[0])
 
 
 def _write_shard(connection: sqlite3.Connection, path: Path, row: registry.IndexRow, since: int) -> None:
     where, values = "index_id = ? AND sequence > ?", (row.id, since)
-    count = connection.execute(f"SELECT count(*) FROM vectors WHERE {where}", values).fetchone()[0]
+    count = _count(connection, row, since)
     removed: list[tuple[int]] = []
     if since:
         removed = connection.execute(f"SELECT number FROM vectors WHERE {where}", values).fetchall()

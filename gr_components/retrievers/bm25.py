@@ -3,13 +3,14 @@
 import math
 from typing import Any
 
-from haystack import Document, component, default_from_dict, default_to_dict
-from haystack.document_stores.types import FilterPolicy, apply_filter_policy
+from haystack import Document, component, default_from_dict
+from haystack.document_stores.types import FilterPolicy
 
 from gr_components.document_stores.local import LocalDocumentStore
 from gr_components.errors import ConfigError
 from gr_components.extras import need
 from gr_components.lifecycle import Lifecycle
+from gr_components.settings import check_top_k, effective_filters, filter_policy_of, settings_to_dict
 
 _SCALE = 8.0  # as Haystack's own BM25 retriever, so that thresholds carry over
 
@@ -40,7 +41,7 @@ class BM25Retriever(Lifecycle[LocalDocumentStore]):
         filters: dict[str, Any] | None = None,
         top_k: int = 10,
         scale_score: bool = False,
-        filter_policy: FilterPolicy = FilterPolicy.REPLACE,
+        filter_policy: str | FilterPolicy = FilterPolicy.REPLACE,
     ) -> None:
         """
         Configure the retriever.
@@ -55,38 +56,26 @@ class BM25Retriever(Lifecycle[LocalDocumentStore]):
         if not isinstance(document_store, LocalDocumentStore):
             msg = f"document_store must be a LocalDocumentStore, got {type(document_store).__name__}."
             raise ConfigError(msg)
-        if top_k < 1:
-            msg = f"top_k must be at least 1, got {top_k}."
-            raise ConfigError(msg)
+        check_top_k(top_k, least=1)
         self.document_store = document_store
         self.filters = filters
         self.top_k = top_k
         self.scale_score = scale_score
-        self.filter_policy = filter_policy
+        self.filter_policy = filter_policy_of(filter_policy)
         self._start_lifecycle()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return type and init parameters."""
-        return default_to_dict(
-            self,
-            document_store=self.document_store.to_dict(),
-            filters=self.filters,
-            top_k=self.top_k,
-            scale_score=self.scale_score,
-            filter_policy=self.filter_policy.value,
-        )
+        """Return the settings for a YAML file."""
+        return settings_to_dict(self)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "BM25Retriever":
         """
-        Rebuild a retriever from `to_dict`.
+        Rebuild from `to_dict`.
 
-        :param data: Type and init parameters.
+        :param data: What `to_dict` returned.
         """
-        parameters = dict(data.get("init_parameters", {}))
-        if isinstance(parameters.get("filter_policy"), str):
-            parameters["filter_policy"] = FilterPolicy.from_str(parameters["filter_policy"])
-        return default_from_dict(cls, {**data, "init_parameters": parameters})
+        return default_from_dict(cls, data)
 
     @component.output_types(documents=list[Document])
     def run(
@@ -110,10 +99,8 @@ class BM25Retriever(Lifecycle[LocalDocumentStore]):
         store = self._engine()
         top_k = self.top_k if top_k is None else top_k
         scale_score = self.scale_score if scale_score is None else scale_score
-        if top_k < 0:
-            msg = f"top_k must be at least 0, got {top_k}."
-            raise ConfigError(msg)
-        merged = apply_filter_policy(self.filter_policy, self.filters, filters)
+        check_top_k(top_k, least=0)
+        merged = effective_filters(self.filter_policy, self.filters, filters)
         hits = store.lexical_search([query], top_k=top_k, filters=merged)[0]
         if scale_score:
             hits = [(number, 1 / (1 + math.exp(-score / _SCALE))) for number, score in hits]
