@@ -27,6 +27,8 @@ class Lifecycle(Generic[Engine]):
     def _start_lifecycle(self) -> None:
         self._loaded: Engine | None = None
         self._serial = threading.RLock()
+        # Not the serial lock, which a running model may hold for seconds while the event loop wants to submit.
+        self._executor_lock = threading.Lock()
         self._executor: ThreadPoolExecutor | None = None
 
     def _load(self) -> Engine:
@@ -51,6 +53,7 @@ class Lifecycle(Generic[Engine]):
             if self._loaded is not None:
                 self._release(self._loaded)
                 self._loaded = None
+        with self._executor_lock:
             executor, self._executor = self._executor, None
         if executor is not None:
             executor.shutdown(wait=False)
@@ -67,16 +70,8 @@ class Lifecycle(Generic[Engine]):
         return engine
 
     async def _in_thread(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        with self._serial_nowait():
+        with self._executor_lock:  # submitting under the lock: `close` cannot shut the executor down in between
             if self._executor is None:
                 self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=type(self).__name__)
-            executor = self._executor
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(executor, lambda: function(*args, **kwargs))
-
-    def _serial_nowait(self) -> threading.Lock:
-        # The executor is created under a lock of its own: the serial lock may be held for seconds by a running model.
-        lock = self.__dict__.get("_executor_lock")
-        if lock is None:
-            lock = self.__dict__.setdefault("_executor_lock", threading.Lock())
-        return lock
+            future = self._executor.submit(function, *args, **kwargs)
+        return await asyncio.wrap_future(future)

@@ -58,7 +58,7 @@ def load_pretrained(
     :raises ModelError: If files are damaged, or lack weights that the model needs.
     :raises ConfigError: If `model_kwargs` has an argument that is not allowed.
     """
-    kwargs = _checked_kwargs(model_kwargs)
+    kwargs = checked_kwargs(model_kwargs)
     _check_files(folder)
     try:
         with without_progress_bars(), _without_load_report():
@@ -150,7 +150,13 @@ def _first_position(model: nn.Module) -> int:
     return 0
 
 
-def _checked_kwargs(model_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+def checked_kwargs(model_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+    """
+    Return a user's `model_kwargs`, refusing what would run code of the model or read pickled weights.
+
+    :param model_kwargs: More arguments of `from_pretrained`.
+    :raises ConfigError: If one is not allowed.
+    """
     kwargs = dict(model_kwargs or {})
     refused = [name for name in _RESERVED_KWARGS if name in kwargs]
     if refused:

@@ -39,7 +39,20 @@ def resolve_model(
             revision=revision,
             token=token,
             local_files_only=local_files_only,
-            ignore_patterns=["*.h5", "*.msgpack", "*.ot", "*.onnx", "*.tflite", "openvino/*"],
+            ignore_patterns=[
+                "*.bin",
+                "*.pt",
+                "*.pth",
+                "*.pkl",
+                "*.ckpt",
+                "*.py",
+                "*.h5",
+                "*.msgpack",
+                "*.ot",
+                "*.onnx",
+                "*.tflite",
+                "openvino/*",
+            ],
         )
     except Exception as error:
         offline = local_files_only or os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")

@@ -30,7 +30,7 @@ def save_rows(module: nn.Module, folder: Path) -> None:
         if tensor.numel() and tensor.data_ptr() in seen:
             continue
         seen.add(tensor.data_ptr())
-        tensors.update(_quantise(name, tensor.detach().cpu()))
+        tensors.update(quantise(name, tensor.detach().cpu()))
     save_file(tensors, folder / FILE_NAME, metadata={"format": "pt"})
 
 
@@ -51,14 +51,30 @@ def read_rows(folder: Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError) as error:
         msg = f"'{path}' is damaged or truncated: {error}"
         raise ModelError(msg) from error
-    for name in [key for key in tensors if key.endswith(SCALE)]:
-        scale_N = tensors.pop(name)
-        matrix = name.removesuffix(SCALE)
-        tensors[matrix] = tensors[matrix].float() * scale_N[:, None]
-    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    return dequantised(tensors)
 
 
-def _quantise(name: str, tensor: Tensor) -> dict[str, Tensor]:
+def dequantised(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """
+    Multiply int8 rows by their scales; every floating-point tensor comes back as float32.
+
+    :param tensors: Tensors as `quantise` made them, or full ones.
+    """
+    state = {name: tensor for name, tensor in tensors.items() if not name.endswith(SCALE)}
+    for name, scale_N in tensors.items():
+        if name.endswith(SCALE):
+            matrix = name.removesuffix(SCALE)
+            state[matrix] = state[matrix].float() * scale_N[:, None]
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+
+
+def quantise(name: str, tensor: Tensor) -> dict[str, Tensor]:
+    """
+    Return what is stored for a tensor: int8 rows and their scales for a matrix, float16 for anything else.
+
+    :param name: The tensor's name.
+    :param tensor: The tensor, on the CPU.
+    """
     if tensor.dim() != 2 or not tensor.is_floating_point() or min(tensor.shape) < 2:
         return {name: tensor.to(torch.float16).contiguous() if tensor.is_floating_point() else tensor.contiguous()}
     scale_N = tensor.float().abs().amax(dim=1).clamp_min(1e-12) / 127.0

@@ -27,6 +27,7 @@ from gr_components.tokenization import Templated, TextTokenizer, pad
 
 Backend = Literal["torch", "onnx"]
 BACKENDS = ("torch", "onnx")
+_TEMPLATE_TOKENS = 4  # at most, in any template
 _WINDOW = 8192  # texts that are tokenized at once: bounds memory, and is enough to sort by length
 
 
@@ -100,6 +101,19 @@ class TextEncoder:
                 check_finite(vectors_BE, "texts", window)
                 parts.append(vectors_BE)
         return np.concatenate(parts)
+
+    def too_long(self, texts: Sequence[str], *, prefix: str = "") -> list[int]:
+        """
+        Return which texts have more tokens than the model takes, so that `encode` leaves their end out.
+
+        :param texts: Texts.
+        :param prefix: Put in front of each text.
+        """
+        limit = self.info.max_length
+        # Every token but those of the template stands for a character at least, so short texts need not be tokenized.
+        rows = [row for row, text in enumerate(texts) if len(prefix) + len(text) > limit - _TEMPLATE_TOKENS]
+        encoded = self.tokenizer.encode_templated([prefix + texts[row] for row in rows])
+        return [row for row, text in zip(rows, encoded, strict=True) if len(text.ids) > limit]
 
     def close(self) -> None:
         """Free the model."""

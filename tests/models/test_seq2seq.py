@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
@@ -268,6 +269,39 @@ def test_float_folder_of_a_bart_loads_in_transformers(tmp_path: Path, built) -> 
         expected = model.hf(input_ids=ids, attention_mask=mask.long(), decoder_input_ids=inputs(3)).logits
         got = again(input_ids=ids, attention_mask=mask.long(), decoder_input_ids=inputs(3)).logits
     torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_half_precision_runs(kind: str) -> None:
+    model = Seq2SeqModel(hugging_face_model(kind), CopyConfig(continuation=True)).eval()
+    ids, mask = (x.numpy() for x in sources())
+    outs = []
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        decoder = TorchDecoder(model.to(dtype))
+        state = decoder.start(decoder.encode(ids, mask), 1)
+        outs.append(np.exp(decoder.step(np.full(3, 2), np.arange(3), state)))
+    assert all(np.isfinite(out).all() for out in outs)
+    np.testing.assert_allclose(outs[2], outs[0], atol=0.1)
+
+
+def test_code_and_pickles_of_a_model_are_refused_and_so_are_missing_weights(tmp_path: Path, built) -> None:
+    _, tokenizer = built
+    model = hugging_face_model("bart")
+    model.save_pretrained(tmp_path / "bart")
+    tokenizer.save(tmp_path / "bart")
+    with pytest.raises(ConfigError, match="trust_remote_code"):
+        load_seq2seq(str(tmp_path / "bart"), device="cpu", model_kwargs={"trust_remote_code": True})
+    weights = tmp_path / "bart" / "model.safetensors"
+    state = load_file(weights)
+    kept = {name: tensor for name, tensor in state.items() if "decoder.layers.1" not in name}
+    assert 0 < len(kept) < len(state)
+    save_file(kept, weights, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="lacks"):
+        load_seq2seq(str(tmp_path / "bart"), device="cpu")
+    weights.unlink()
+    torch.save(model.state_dict(), tmp_path / "bart" / "pytorch_model.bin")
+    with pytest.raises(ModelNotFoundError, match="no weights in safetensors"):
+        load_seq2seq(str(tmp_path / "bart"), device="cpu")
 
 
 def test_bad_folders_say_what_is_wrong(built, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """What every recipe does around the training loop: identity of the run, folders, `recipe.json`."""
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gr_components.errors import ConfigError
+from gr_components.models.folders import replace_folder
 from gr_components.progress import Reporter, Silent
 from gr_training.config import to_plain
 from gr_training.distributed import main_first, rank
@@ -78,8 +78,7 @@ def publish(folder: Path, write: Callable[[Path], None]) -> None:
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
             write(partial / folder.name)
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(partial / folder.name, folder)
+            replace_folder(partial / folder.name, folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 

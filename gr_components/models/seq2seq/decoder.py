@@ -16,8 +16,9 @@ from torch.nn import functional
 
 from gr_components.models.seq2seq.families import DecoderFamily
 
-# Finite, so that a row without any allowed position gives a flat distribution instead of NaN.
-MASKED = -1e9
+# Finite, so that a row without any allowed position gives a flat distribution instead of NaN; within float16's range
+# also when a position bias is added.
+MASKED = -3e4
 
 
 @dataclass

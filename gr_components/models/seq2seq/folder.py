@@ -7,7 +7,6 @@ A saved folder holds `config.json` and `tokenizer.json` as Hugging Face writes t
 - `model.int8.safetensors`: every matrix as int8 with one float32 scale per row, the rest in float16.
 """
 
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -22,9 +21,11 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, EncoderDecoderModel
 
 from gr_components.errors import ConfigError, ModelError, ModelNotFoundError, TokenizerMismatchError
+from gr_components.models import row_weights
 from gr_components.models.description import read_description, write_description
 from gr_components.models.devices import torch_device, torch_dtype
-from gr_components.models.quiet import without_progress_bars
+from gr_components.models.folders import replace_folder
+from gr_components.models.pretrained import checked_kwargs, load_pretrained
 from gr_components.models.resolve import resolve_model
 from gr_components.models.seq2seq.copying import CopyConfig
 from gr_components.models.seq2seq.model import Seq2SeqModel
@@ -32,8 +33,7 @@ from gr_components.models.seq2seq.torch_decoder import TorchDecoder
 from gr_components.tokenization import TextTokenizer
 
 Weights = Literal["float32", "float16", "int8"]
-_FULL, _COPY, _INT8 = "model.safetensors", "copy_head.safetensors", "model.int8.safetensors"
-_SCALE = ".row_scale"
+_FULL, _COPY, _INT8 = "model.safetensors", "copy_head.safetensors", row_weights.FILE_NAME
 _COPY_PREFIX = "copy_head."
 
 
@@ -91,10 +91,11 @@ def load_seq2seq(
     tokenizer = load_tokenizer(folder)
     info = read_description(folder) or {}
     if info:
+        checked_kwargs(model_kwargs)
         _check_tokenizer(info, tokenizer, folder)
         module = _load_own(folder, info)
     else:
-        module = Seq2SeqModel(_from_pretrained(folder, dict(model_kwargs or {})))
+        module = Seq2SeqModel(load_pretrained(AutoModelForSeq2SeqLM, folder, model_kwargs=model_kwargs))
     module = module.to(device=where, dtype=number_type).eval()
     return LoadedSeq2Seq(module, tokenizer, info, folder)
 
@@ -133,9 +134,7 @@ def save_seq2seq(
         temporary.chmod(0o755)
         for file in temporary.iterdir():
             file.chmod(0o644)  # safetensors gives nobody else the right to read
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(temporary, folder)
+        replace_folder(temporary, folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -172,15 +171,6 @@ def tie_bert_decoder(hf: Any) -> None:
     shared = hf.encoder.embeddings.word_embeddings.weight
     hf.decoder.bert.embeddings.word_embeddings.weight = shared
     hf.decoder.cls.predictions.decoder.weight = shared
-
-
-def _from_pretrained(folder: Path, model_kwargs: dict[str, Any]) -> Any:
-    try:
-        with without_progress_bars():
-            return AutoModelForSeq2SeqLM.from_pretrained(folder, local_files_only=True, **model_kwargs)
-    except (OSError, ValueError) as error:
-        msg = f"'{folder}' could not be loaded as an encoder-decoder: {error}"
-        raise ModelError(msg) from error
 
 
 def _load_own(folder: Path, info: Mapping[str, Any]) -> Seq2SeqModel:
@@ -231,7 +221,7 @@ def _write_weights(model: Seq2SeqModel, folder: Path, weights: Weights) -> None:
     if weights == "int8":
         tensors: dict[str, Tensor] = {}
         for name, tensor in {**state, **{_COPY_PREFIX + name: t for name, t in copy.items()}}.items():
-            tensors.update(_quantize(name, tensor))
+            tensors.update(row_weights.quantise(name, tensor))
         save_file(tensors, folder / _INT8, metadata={"format": "pt"})
         return
     dtype = torch.float16 if weights == "float16" else torch.float32
@@ -240,14 +230,6 @@ def _write_weights(model: Seq2SeqModel, folder: Path, weights: Weights) -> None:
     if copy:
         prefixed = {_COPY_PREFIX + name: t.to(dtype).contiguous() for name, t in copy.items()}
         save_file(prefixed, folder / _COPY, metadata={"format": "pt"})
-
-
-def _quantize(name: str, tensor: Tensor) -> dict[str, Tensor]:
-    if tensor.dim() != 2 or not tensor.is_floating_point() or min(tensor.shape) < 2:
-        return {name: tensor.to(torch.float16).contiguous() if tensor.is_floating_point() else tensor}
-    scale_N = tensor.float().abs().amax(dim=1).clamp_min(1e-12) / 127.0
-    rounded = (tensor.float() / scale_N[:, None]).round().clamp(-127, 127).to(torch.int8)
-    return {name: rounded.contiguous(), name + _SCALE: scale_N}
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
@@ -262,11 +244,7 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
         except (SafetensorError, OSError) as error:
             msg = f"'{path}' is damaged or truncated: {error}"
             raise ModelError(msg) from error
-    for name in [key for key in state if key.endswith(_SCALE)]:
-        scale_N = state.pop(name)
-        matrix = name.removesuffix(_SCALE)
-        state[matrix] = state[matrix].float() * scale_N[:, None]
-    return {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
+    return row_weights.dequantised(state)
 
 
 def _check_tokenizer(info: Mapping[str, Any], tokenizer: TextTokenizer, folder: Path) -> None:

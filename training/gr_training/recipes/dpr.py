@@ -145,7 +145,7 @@ def train(config: Config, run: Run) -> Path:
         validate=lambda m: validate(m, validation, config), identity=identity(config, files),
     )  # fmt: skip
     provenance = Provenance(
-        task="dense_retriever", recipe=to_plain(config), base_model=config.model, data=used(sets),
+        task="dense", recipe=to_plain(config), base_model=config.model, data=used(sets),
         metrics=progress.best, steps=(progress.step, progress.best_step), minutes=progress.seconds / 60,
     )  # fmt: skip
     more = {
