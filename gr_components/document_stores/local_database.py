@@ -85,10 +85,6 @@ class Database:
                         connection.rollback()
                 raise
 
-    def exists(self) -> bool:
-        """Tell whether there is a store in the folder."""
-        return (self.folder / FILE).is_file()
-
     def close(self) -> None:
         """Close all connections; the next operation opens new ones."""
         with self._pool_lock:
@@ -100,6 +96,11 @@ class Database:
             connection.close()
         if remove_copy is not None:
             remove_copy()
+
+    def __del__(self) -> None:
+        if self._pid == os.getpid():
+            with suppress(Exception):
+                self.close()
 
     @contextmanager
     def translated(self) -> Iterator[None]:

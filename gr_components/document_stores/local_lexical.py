@@ -7,6 +7,7 @@ or older than the registry says, is built again. Where nothing can be written, t
 """
 
 import json
+import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,7 +44,7 @@ class Lexical:
     def __init__(self, database: Database, options: Mapping[str, Any]) -> None:
         self._database = database
         self._options = dict(options)
-        self._analysis(registry.IndexRow(0, NAME, "lexical", None, self._new_config(), 0, 0, ()))  # checks them
+        _analysis(self._new_config())  # checks them
         self._mutex = threading.RLock()
         self._forget()
 
@@ -141,7 +142,7 @@ class Lexical:
                 logger.warning("The lexical index '{path}' is older than the store", path=str(path))
                 return None
             if self._index is None or self._row is None or self._row.files != row.files:
-                self._index = LexicalIndex.open(path, self._analysis(row))
+                self._index = LexicalIndex.open(path, _analysis(row.config))
             else:
                 self._index.reload()
         except IndexFormatError as error:
@@ -154,7 +155,9 @@ class Lexical:
             with self._database.reading() as connection:
                 sequence, live = read_sequence(connection), _count(connection)
                 if has_changed(connection, row.up_to_sequence):
-                    index.apply(_removed(connection, row.up_to_sequence), self._added(connection, row))
+                    index.apply(
+                        _removed(connection, row.up_to_sequence), _added(connection, row.config, row.up_to_sequence)
+                    )
         except IndexFormatError as error:
             logger.warning("Building the lexical index again: {error}", error=str(error))
             return self._build(row, folder)
@@ -167,10 +170,14 @@ class Lexical:
 
     def _build(self, row: registry.IndexRow, folder: Path) -> LexicalIndex:
         name = registry.new_name(row)
-        index = LexicalIndex.create(folder / name, self._analysis(row))
-        with self._database.reading() as connection:
-            sequence = read_sequence(connection)
-            index.apply((), self._added(connection, row, since=0))
+        try:
+            index = LexicalIndex.create(folder / name, _analysis(row.config))
+            with self._database.reading() as connection:
+                sequence = read_sequence(connection)
+                index.apply((), _added(connection, row.config, 0))
+        except BaseException:
+            shutil.rmtree(folder / name, ignore_errors=True)
+            raise
         self._publish(row, (name,), index, sequence)
         registry.collect(folder, (name,))
         return index
@@ -191,7 +198,7 @@ class Lexical:
         if row is not None and row.files and row.files != self._damaged:
             path = registry.folder_of(self._database.folder, row) / row.files[0]
             try:
-                index = LexicalIndex.open(path, self._analysis(row), writable=False)
+                index = LexicalIndex.open(path, _analysis(row.config), writable=False)
                 with self._database.reading() as connection:
                     current = not has_changed(connection, row.up_to_sequence)
                     if current and index.num_documents == _count(connection):
@@ -200,15 +207,15 @@ class Lexical:
                         return index
             except IndexFormatError as error:
                 logger.warning("The lexical index cannot be read: {error}", error=str(error))
-        settings = row or registry.IndexRow(0, NAME, "lexical", None, self._new_config(), 0, 0, ())
+        config = self._new_config() if row is None else row.config
         with self._database.reading() as connection:
             if self._index is not None and self._in_memory:
                 removed = _removed(connection, self._up_to)
-                self._index.apply(removed, self._added(connection, settings, since=self._up_to))
+                self._index.apply(removed, _added(connection, config, self._up_to))
             if self._index is None or not self._in_memory or self._index.num_documents != _count(connection):
                 logger.warning("Building the lexical index in memory: the one on disk is behind and cannot be written")
-                self._index, self._in_memory = LexicalIndex.create(None, self._analysis(settings)), True
-                self._index.apply((), self._added(connection, settings, since=0))
+                self._index, self._in_memory = LexicalIndex.create(None, _analysis(config)), True
+                self._index.apply((), _added(connection, config, 0))
             self._row, self._up_to = row, read_sequence(connection)
         return self._index
 
@@ -223,17 +230,6 @@ class Lexical:
             row = registry.require(connection, NAME, "lexical")
             registry.advance(connection, row, files=(), up_to_sequence=0)
 
-    def _added(
-        self, connection: sqlite3.Connection, row: registry.IndexRow, since: int | None = None
-    ) -> Iterator[tuple[int, str]]:
-        since = row.up_to_sequence if since is None else since
-        sql = "SELECT number, title, content, queries FROM documents WHERE sequence > ? ORDER BY number"
-        for number, title, content, queries in connection.execute(sql, (since,)):
-            text = searchable_text(title, content or "")
-            if row.config["queries"] and queries:
-                text = "\n".join([text, *json.loads(queries)])
-            yield number, text
-
     def _new_config(self) -> dict[str, Any]:
         known = {**Analysis().to_dict(), "queries": False}
         return {key: known[key] if self._options.get(key) is None else self._options[key] for key in known}
@@ -247,8 +243,18 @@ class Lexical:
                 )
                 raise ConfigError(msg)
 
-    def _analysis(self, row: registry.IndexRow) -> Analysis:
-        return Analysis(**{key: value for key, value in row.config.items() if key != "queries"})
+
+def _analysis(config: Mapping[str, Any]) -> Analysis:
+    return Analysis(**{key: value for key, value in config.items() if key != "queries"})
+
+
+def _added(connection: sqlite3.Connection, config: Mapping[str, Any], since: int) -> Iterator[tuple[int, str]]:
+    sql = "SELECT number, title, content, queries FROM documents WHERE sequence > ? ORDER BY number"
+    for number, title, content, queries in connection.execute(sql, (since,)):
+        text = searchable_text(title, content or "")
+        if config["queries"] and queries:
+            text = "\n".join([text, *json.loads(queries)])
+        yield number, text
 
 
 def _removed(connection: sqlite3.Connection, since: int) -> Iterator[int]:
