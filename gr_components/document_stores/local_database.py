@@ -180,23 +180,30 @@ class Database:
     def _open_first(self) -> sqlite3.Connection:
         if self.read_only:
             connection = self._open_read_only()
+            source = self._source
         else:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._source = (_uri(self.folder / FILE, "mode=rwc"), False)
-            connection = _connect(self._source[0])
-            if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                with self._write_lock.hold(self.lock_timeout_s):
-                    connection.execute("PRAGMA journal_mode = WAL")
-                    connection.execute("BEGIN IMMEDIATE")
-                    create(connection)
-                    connection.execute("COMMIT")
+            source = (_uri(self.folder / FILE, "mode=rwc"), False)
+            connection = _connect(source[0])
         try:
+            if not self.read_only and _is_empty(connection):
+                self._create(connection)
             check_format(connection, self.folder)
         except BaseException:
             connection.close()
-            self._source = None
+            self._source = None  # the next use tries again from the beginning
             raise
+        self._source = source
         return connection
+
+    def _create(self, connection: sqlite3.Connection) -> None:
+        with self._write_lock.hold(self.lock_timeout_s):
+            if not _is_empty(connection):  # another process was first
+                return
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("BEGIN IMMEDIATE")
+            create(connection)
+            connection.execute("COMMIT")
 
     def _open_read_only(self) -> sqlite3.Connection:
         file = self.folder / FILE
@@ -247,3 +254,7 @@ def _connect(uri: str) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _is_empty(connection: sqlite3.Connection) -> bool:
+    return not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]

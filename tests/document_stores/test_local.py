@@ -5,6 +5,7 @@ import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from haystack.document_stores.errors import DuplicateDocumentError
 from haystack.document_stores.types import DuplicatePolicy
 
 from gr_components.document_stores.local import LocalDocumentStore
+from gr_components.document_stores.local_lock import FileLock
 from gr_components.errors import (
     ConfigError,
     DataError,
@@ -22,6 +24,7 @@ from gr_components.errors import (
     NumericsError,
     SearchIndexError,
     StoreError,
+    StoreLockedError,
     StoreVersionError,
 )
 
@@ -268,3 +271,13 @@ def test_metadata_queries(store):
     assert store.get_metadata_field_unique_values("l") == ([[1, "b"]], 1)
     some = {"field": "meta.t", "operator": "!=", "value": None}
     assert store.count_unique_metadata_by_filter(some, ["a", "meta.t"]) == {"a": 2, "t": 3}
+
+
+def test_a_store_whose_creation_failed_works_when_the_lock_is_free(tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    folder.mkdir()
+    store = LocalDocumentStore(str(folder), lock_timeout_s=0.05)
+    with FileLock(folder / "write.lock").hold(1), pytest.raises(StoreLockedError):
+        store.count_documents()
+    assert store.count_documents() == 0
+    assert store.write_documents([Document(id="a", content="text")]) == 1
