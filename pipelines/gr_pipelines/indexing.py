@@ -83,8 +83,8 @@ class Summary:
         """Yield lines for people."""
         yield f"{self.read} documents read, {self.new} new, {self.stored} in the store."
         for state in self.states:
-            lag = f", {state.lag} documents behind" if state.lag else ""
-            yield f"index '{state.name}' ({state.kind}): generation {state.generation}{lag}"
+            status = f"{state.lag} documents behind" if state.lag else "up to date"
+            yield f"index '{state.name}' ({state.kind}): {status}"
 
 
 def index_documents(paths: Sequence[Path], store: Path, options: IndexOptions, report: Reporter) -> Summary:
