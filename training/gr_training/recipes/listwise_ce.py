@@ -2,9 +2,10 @@
 `listwise_ce`: a cross-encoder that tells a question's passage from hard negatives.
 
 Each example is a list: one relevant passage and `num_negatives` drawn from the top of what retrieval found. The loss is
-the softmax cross-entropy over the list. With `base_weight` the fused retrieval score, standardised over the list, is
-added to the model's score inside the loss only: the model then learns what is to be added to retrieval, which is how
-its score is used in a pipeline that fuses both.
+the softmax cross-entropy over the list. Afterwards scale and offset of the scores, which that loss leaves open, are
+fitted to validation questions, so that their sigmoid is a probability. With `base_weight` the fused retrieval score,
+standardised over the list, is added to the model's score inside the loss only: the model then learns what is to be
+added to retrieval, which is how its score is used in a pipeline that fuses both.
 """
 
 import tempfile
@@ -27,6 +28,7 @@ from gr_components.models.pair_scorer_torch import PairScorerModule
 from gr_components.models.resolve import MINILM, resolve_model
 from gr_components.models.text_encoder import padded
 from gr_training.attention import register
+from gr_training.calibration import fit_platt, fold
 from gr_training.card import Provenance, describe, used
 from gr_training.config import STRICT_KEYS, checked_dataclass, to_plain
 from gr_training.cut_encoder import write_cut_encoder
@@ -118,6 +120,7 @@ def train(config: Config, run: Run) -> Path:
         folder=run.out, resume=run.resume, device=run.device, report=run.report, metric="fused nDCG@10",
         validate=lambda m: validate(m, validation, judged, config.serving_tokens), identity=identity(config, files),
     )  # fmt: skip
+    calibrate(model, validation, judged, config.serving_tokens)
     provenance = Provenance(
         task="ranker", recipe=to_plain(config), base_model=config.model, data=used(sets), metrics=progress.best,
         steps=(progress.step, progress.best_step), minutes=progress.seconds / 60,
@@ -206,6 +209,24 @@ def validate(
             runs[name][question.id] = ranked(zip(ids, values.tolist(), strict=True))
     means = {name: evaluate_run(found, questions.qrels, ["nDCG@10", "Success@1"]).means for name, found in runs.items()}
     return {f"{name}{measure}": value for name, values in means.items() for measure, value in values.items()}
+
+
+def calibrate(model: PairScorerModule, questions: QuestionSet, lists: CandidateLists, max_tokens: int) -> None:
+    """
+    Make the sigmoid of the model's scores the probability that a candidate is relevant; their order stays.
+
+    :param model: Its last layer is changed.
+    :param questions: Validation questions.
+    :param lists: Their candidates.
+    :param max_tokens: Longest pair.
+    """
+    scores, labels = [np.zeros(0)], [np.zeros(0)]
+    with torch.no_grad():
+        for question, positives, rows in zip(questions.questions, questions.positives, lists.rows, strict=True):
+            pairs = [(question.text, _text(questions.passages[row])) for row in rows]
+            scores.append(_scores(model, pairs, max_tokens).astype(np.float64))
+            labels.append(np.isin(rows, positives).astype(np.float64))
+    fold(model, *fit_platt(np.concatenate(scores), np.concatenate(labels)))
 
 
 def _scores(model: PairScorerModule, pairs: Sequence[tuple[str, str]], max_tokens: int) -> npt.NDArray[np.float32]:
