@@ -48,6 +48,7 @@ from gr_training.sources import (
     texts_of,
     weighted_rows,
 )
+from gr_training.windows import Windows
 
 _SCORING_CHUNKS = 3
 
@@ -63,6 +64,8 @@ class Config:
         empty.
     :param max_tokens: Longest pair in training.
     :param serving_tokens: Longest pair in validation and serving.
+    :param window_words: Training reads this many words of a passage, around those that it shares with the question;
+        null reads whole passages. Validation and serving always do.
     :param dropout: Of hidden states; attention weights have none, which costs much on a CPU.
     :param data: Training sets.
     :param held_out: Questions that must not be trained on.
@@ -84,6 +87,7 @@ class Config:
     vocabulary: tuple[str, ...] = ()
     max_tokens: Annotated[int, Field(ge=16)] = 192
     serving_tokens: Annotated[int, Field(ge=16)] = 256
+    window_words: Annotated[int, Field(ge=10)] | None = None
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     data: tuple[SourceConfig, ...]
     held_out: tuple[HeldOutConfig, ...] = ()
@@ -162,13 +166,24 @@ class _Examples:
         pairs = []
         for b, (position, example) in enumerate(zip(positions, turn.rows(positions, len(self.rows)), strict=True)):
             number, row = self.rows[example]
-            chosen, base = self._draw(number, row, turn.generator(position))
-            question, passages = self.sets[number].questions[row], self.sets[number].passages
+            generator = turn.generator(int(position))
+            chosen, base = self._draw(number, row, generator)
+            question = self.sets[number].questions[row]
             labels_BD[b, 0], mask_BD[b, : len(chosen)], base_BD[b, : len(chosen)] = 1.0, True, base
-            pairs += [(question.text, _text(passages[passage])) for passage in chosen]
+            pairs += [(question.text, self._read(number, passage, question.text, generator)) for passage in chosen]
         chunks, order = _chunks(self.model, pairs, self.config.max_tokens, self.config.num_chunks)
         arrays = {"labels_BD": labels_BD, "mask_BD": mask_BD, "base_BD": base_BD}
         return {"chunks": chunks, "order": order, **{name: torch.from_numpy(value) for name, value in arrays.items()}}
+
+    @cached_property
+    def _windows(self) -> list[Windows]:
+        return [Windows(each.passages, self.config.window_words or 0) for each in self.sets]
+
+    def _read(self, number: int, row: int, question: str, generator: np.random.Generator) -> str:
+        passage = self.sets[number].passages[row]
+        if self.config.window_words is None:
+            return _text(passage)
+        return searchable_text(passage.title, self._windows[number].cut(row, question, generator))
 
     def _draw(self, number: int, row: int, generator: np.random.Generator) -> tuple[list[int], list[float]]:
         positives, found = self.sets[number].positives[row], self.lists[number].rows[row]
