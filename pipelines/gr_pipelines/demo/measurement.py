@@ -78,6 +78,8 @@ class Measurement:
         found = self._shared[engines.RANKED]([question.text for question in questions])
         by_question = dict(zip([question.id for question in questions], found, strict=True))
         for condition in conditions(gold, by_question, self._engines.passages):
+            if condition.control and split != "test":
+                continue
             evaluation, _ = read(self._engines.reader, questions, condition.choose, self._report)
             self._add(group, condition.name, evaluation, self._reading_ms(condition) if split == "test" else None)
 

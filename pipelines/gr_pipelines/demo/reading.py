@@ -20,7 +20,7 @@ CONFIG = ReadConfig(closed_book=True)
 Choose = Callable[[Question], Sequence[Passage]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Condition:
     """
     From which passages questions are answered.
@@ -28,11 +28,13 @@ class Condition:
     :param name: As the table calls it.
     :param choose: The passages of a question.
     :param searched: Whether a search has to find them first.
+    :param control: Whether it is only there to compare with.
     """
 
     name: str
     choose: Choose
-    searched: bool = False
+    searched: bool = True
+    control: bool = False
 
 
 def conditions(gold: Mapping[str, Passage], found: Mapping[str, Sequence[Document]], passages: int) -> list[Condition]:
@@ -52,12 +54,13 @@ def conditions(gold: Mapping[str, Passage], found: Mapping[str, Sequence[Documen
         random.Random(f"{SEED} {question.id}").shuffle(order)
         return order
 
+    several = f"hybrid, best {passages} passages"
     return [
-        Condition("the right passage", lambda question: [gold[question.id]]),
-        Condition("hybrid, best passage", best(1), True),
-        Condition(f"hybrid, best {passages} passages", best(passages), True),
-        Condition(f"hybrid, best {passages} passages, shuffled", shuffled, True),
-        Condition("no passage", lambda question: []),
+        Condition(name="the right passage", choose=lambda question: [gold[question.id]], searched=False),
+        Condition(name="hybrid, best passage", choose=best(1), control=True),
+        Condition(name=several, choose=best(passages)),
+        Condition(name=f"{several}, shuffled", choose=shuffled, control=True),
+        Condition(name="no passage", choose=lambda question: [], searched=False, control=True),
     ]
 
 

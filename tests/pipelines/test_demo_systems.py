@@ -1,0 +1,117 @@
+"""The demo's batched systems give what the shipped pipelines give, and its measurement covers all of them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gr_pipelines.demo import data, engines
+from gr_pipelines.demo.engines import Engines, Models, controls, systems
+from gr_pipelines.demo.measurement import Measurement
+from gr_pipelines.demo.prepare import Stores
+from gr_pipelines.demo.reading import conditions, read
+from gr_pipelines.demo.report import machine, write_report
+from gr_pipelines.demo.systems import DEPTH, remembered, run_of
+from gr_pipelines.query import QueryPipeline
+
+QUESTIONS = [question.text for question in data.questions("test")[:3]]
+
+
+@pytest.fixture(scope="module")
+def opened(tiny):
+    models = Models(generator=tiny.generator, ranker=tiny.ranker, reader=tiny.reader)
+    engines_of_tiny = Engines(Stores(Path(tiny.store), Path(tiny.store)), models, Path(tiny.generator))
+    yield engines_of_tiny
+    engines_of_tiny.close()
+
+
+@pytest.mark.parametrize(
+    ("system", "pipeline"),
+    [
+        (engines.BM25Q, "bm25"),
+        (engines.DENSE, "dense"),
+        (engines.GENERATIVE, "generative"),
+        (engines.RANKED, "hybrid"),
+    ],
+)
+def test_a_system_finds_what_its_pipeline_finds(opened, tiny, system, pipeline):
+    from gr_pipelines.definition import read as definition
+
+    parameters = {key: value for key, value in tiny.parameters.items() if key in definition(pipeline).parameters}
+    batch = systems(opened, remembered)[system](QUESTIONS)
+    with QueryPipeline(pipeline, **parameters) as shipped:
+        for question, found in zip(QUESTIONS, batch, strict=True):
+            expected = shipped.documents(question, top_k=DEPTH)
+            assert len(expected) > 5
+            assert [d.score for d in found] == pytest.approx([d.score for d in expected], rel=1e-3, abs=1e-5)
+            assert {d.id for d in found[:5]} == {d.id for d in expected[:5]}
+
+
+def test_what_systems_share_is_run_once():
+    calls = []
+
+    def search(questions):
+        calls.append(list(questions))
+        return [[question] for question in questions]
+
+    shared = remembered(search)
+    assert shared(["a", "b", "a"]) == [["a"], ["b"], ["a"]]
+    assert shared(["c", "b"]) == [["c"], ["b"]]
+    assert calls == [["a", "b"], ["c"]]
+
+
+def test_controls_differ_from_the_generative_retriever(opened):
+    own = systems(opened, remembered)[engines.GENERATIVE](QUESTIONS)
+    found = {name: search(QUESTIONS) for name, search in controls(opened).items()}
+    views = {key["view"] for d in found[engines.WORDS][0] for key in d.meta["identifiers"]}
+    assert views == {"words"}
+    scores = {name: [d.score for d in results[0]] for name, results in found.items()}
+    assert scores[engines.CONSTANT] != pytest.approx([d.score for d in own[0]])
+    assert scores[engines.UNTRAINED] == pytest.approx([d.score for d in own[0]])  # here the twin is the model itself
+
+
+def test_a_run_keeps_the_order_of_the_results(opened):
+    found = systems(opened, remembered)[engines.HYBRID](QUESTIONS)
+    run = run_of(found, ["q1", "q2", "q3"])
+    assert [d for d, _ in run["q2"]] == [d.id for d in found[1]]
+    assert all(a > b for (_, a), (_, b) in zip(run["q2"], run["q2"][1:], strict=False))
+
+
+def test_the_reader_gets_the_passages_of_each_condition(opened):
+    questions = data.questions("test")[:2]
+    documents = dict(
+        zip([q.id for q in questions], systems(opened, remembered)[engines.BM25Q](QUESTIONS), strict=False)
+    )
+    gold = {question.id: data.corpus()[0] for question in questions}
+    one, two = questions
+    right, best, several, shuffled, nothing = conditions(gold, documents, 5)
+    assert [p.id for p in right.choose(one)] == [data.corpus()[0].id]
+    assert [p.id for p in best.choose(one)] == [documents[one.id][0].id]
+    assert [p.id for p in several.choose(two)] == [d.id for d in documents[two.id][:5]]
+    assert {p.id for p in shuffled.choose(two)} == {p.id for p in several.choose(two)}
+    orders = [[p.id for p in c.choose(q)] for q in questions for c in (shuffled, several)]
+    assert orders[0] != orders[1] or orders[2] != orders[3]
+    assert shuffled.choose(one) == shuffled.choose(one)
+    assert nothing.choose(one) == []
+    evaluation, answers = read(opened.reader, questions, several.choose)
+    assert set(answers) == {one.id, two.id}
+    assert list(evaluation.means) == ["EM", "F1"]
+
+
+def test_the_measurement_covers_all_systems_and_writes_its_page(opened, tmp_path):
+    results = Measurement(opened, sample=3).run()
+    rows = [(row.group, row.system) for row in results.rows]
+    assert rows[: len(engines.SYSTEMS)] == [("3 test questions", name) for name in engines.SYSTEMS]
+    assert len(set(rows)) == len(rows) == 8 + 3 + 5 + 7 + 2
+    assert all((row.ms_per_query is not None) == ("unseen" not in row.group) for row in results.rows)
+    assert [len(family) for family in results.comparisons.values()] == [3, 4, 1, 3]
+    results.settings = {
+        "sample": 3, "models": {"dense": "x"}, "machine": machine(), "seconds": 60, "timed_questions": 3,
+        "constant_log_probability": -3.0,
+    }  # fmt: skip
+    write_report(results, tmp_path / "demo.md")
+    page = (tmp_path / "demo.md").read_text()
+    assert results.table() in page
+    assert results.tests() in page
+    assert "{" not in page
+    assert len(json.loads((tmp_path / "demo.json").read_text())["rows"]) == len(rows)
