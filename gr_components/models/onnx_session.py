@@ -15,6 +15,14 @@ from gr_components.errors import ConfigError, DeviceError, ModelError, ModelNotF
 from gr_components.extras import need
 from gr_components.models.description import read_description
 
+# Not those that write files or load libraries: settings may come from YAML files of others.
+_OPTIONS = (
+    "intra_op_num_threads",
+    "inter_op_num_threads",
+    "enable_cpu_mem_arena",
+    "enable_mem_pattern",
+    "enable_mem_reuse",
+)
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -24,7 +32,9 @@ class OnnxSession:
 
     :param path: The ONNX file.
     :param device: `cpu`, `cuda`, `cuda:1`, or None for a GPU if onnxruntime has one, else the CPU.
-    :param options: Attributes of onnxruntime's `SessionOptions`, such as `intra_op_num_threads`.
+    :param options: Some of the attributes of onnxruntime's `SessionOptions`: `intra_op_num_threads`,
+        `inter_op_num_threads`, `enable_cpu_mem_arena`, `enable_mem_pattern`, `enable_mem_reuse`.
+    :raises ConfigError: If `options` has others.
     :raises DeviceError: If the device is absent.
     :raises ModelError: If the file cannot be loaded.
     """
@@ -34,8 +44,8 @@ class OnnxSession:
         settings = onnxruntime.SessionOptions()
         settings.log_severity_level = 3
         for name, value in (options or {}).items():
-            if not hasattr(settings, name):
-                msg = f"model_kwargs has '{name}', which is no attribute of onnxruntime's SessionOptions."
+            if name not in _OPTIONS:
+                msg = f"With backend='onnx', model_kwargs may hold {', '.join(_OPTIONS)}; got {name!r}."
                 raise ConfigError(msg)
             setattr(settings, name, value)
         providers = _providers(device, onnxruntime.get_available_providers())

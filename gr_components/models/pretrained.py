@@ -18,7 +18,7 @@ from gr_components.models.quiet import without_progress_bars
 from gr_components.tokenization import TextTokenizer
 
 _ROLES = ("pad", "unk", "cls", "sep", "mask", "bos", "eos")
-_RESERVED_KWARGS = ("trust_remote_code", "dtype", "torch_dtype", "use_safetensors", "output_loading_info", "device_map")
+_RESERVED_KWARGS = ("trust_remote_code", "use_kernels", "dtype", "torch_dtype", "use_safetensors", "device_map")
 
 
 @dataclass(frozen=True)
@@ -159,6 +159,8 @@ def checked_kwargs(model_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
     """
     kwargs = dict(model_kwargs or {})
     refused = [name for name in _RESERVED_KWARGS if name in kwargs]
+    if "/" in str(kwargs.get("attn_implementation", "")):  # a repository whose kernels transformers would run
+        refused.append(f"attn_implementation={kwargs['attn_implementation']!r}")
     if refused:
         msg = (
             f"model_kwargs may not hold {', '.join(refused)}. Use the arguments `dtype` and `device`; "

@@ -171,7 +171,7 @@ def test_the_wrong_component_or_backend_is_named(encoder, ranker):
         ({"device": "cuda:0"}, DeviceError, "Device 'cuda:0' was asked for, but this onnxruntime offers"),
         ({"dtype": "bfloat16"}, ConfigError, "dtype must be 'float32', got 'bfloat16'"),
         ({"pooling": "cls"}, ConfigError, "pooling is part of an exported model and cannot be set to 'cls'"),
-        ({"model_kwargs": {"threads": 2}}, ConfigError, "model_kwargs has 'threads', which is no attribute"),
+        ({"model_kwargs": {"optimized_model_filepath": "x"}}, ConfigError, "got 'optimized_model_filepath'"),
     ],
 )
 def test_settings_that_cannot_be(encoder, settings, error, message):

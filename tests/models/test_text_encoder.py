@@ -299,6 +299,7 @@ def test_a_closed_encoder_says_so(plain):
         ({"backend": "onnx", "dtype": "float16"}, ConfigError, "dtype must be 'float32', got 'float16'"),
         ({"device": "cuda:9"}, DeviceError, "Device 'cuda:9' was asked for"),
         ({"model_kwargs": {"device_map": "auto"}}, ConfigError, "model_kwargs may not hold device_map"),
+        ({"model_kwargs": {"attn_implementation": "a/b"}}, ConfigError, "may not hold attn_implementation='a/b'"),
     ],
 )
 def test_settings_that_cannot_be(plain, settings, error, message):
