@@ -123,8 +123,9 @@ class Lexical:
         folder = registry.folder_of(self._database.folder, row)
         with self._database.translated():
             folder.mkdir(parents=True, exist_ok=True)
-        patience = self._database.lock_timeout_s if self._index is None else _PATIENCE_S
-        with self._database.translated(), FileLock(folder / "lock").hold(min(patience, self._database.lock_timeout_s)):
+        longest = self._database.lock_timeout_s
+        patience = longest if self._index is None else min(_PATIENCE_S, longest)
+        with self._database.translated(), FileLock(folder / "lock").hold(patience, own_timeout_s=longest):
             with self._database.reading() as connection:
                 row = registry.require(connection, NAME, "lexical")
             index = self._opened(row, folder)

@@ -26,21 +26,22 @@ class FileLock:
         self._descriptor: int | None = None
 
     @contextmanager
-    def hold(self, timeout_s: float) -> Iterator[None]:
+    def hold(self, timeout_s: float, *, own_timeout_s: float = 0.0) -> Iterator[None]:
         """
         Hold the lock while the body runs.
 
         :param timeout_s: How long to wait for another holder; 0 tries once.
+        :param own_timeout_s: How long to wait if the holder is another thread of this process, if that is longer.
         :raises StoreLockedError: If it is still held by another thread or process after that time.
         """
-        deadline = time.monotonic() + timeout_s
-        if not self._thread_lock.acquire(timeout=timeout_s):
-            raise self._locked(timeout_s)
+        longest_s = max(timeout_s, own_timeout_s)
+        if not self._thread_lock.acquire(timeout=longest_s):
+            raise self._locked(longest_s)
         try:
             if self._descriptor is not None:  # this thread holds it already
                 yield
                 return
-            self._descriptor = self._acquire(deadline, timeout_s)
+            self._descriptor = self._acquire(timeout_s, longest_s)
             try:
                 yield
             finally:
@@ -50,7 +51,8 @@ class FileLock:
         finally:
             self._thread_lock.release()
 
-    def _acquire(self, deadline: float, timeout_s: float) -> int:
+    def _acquire(self, timeout_s: float, own_timeout_s: float) -> int:
+        started = time.monotonic()
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             while True:
@@ -58,21 +60,24 @@ class FileLock:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 except BlockingIOError:
-                    if time.monotonic() >= deadline:
-                        raise self._locked(timeout_s) from None
+                    limit_s = own_timeout_s if self._holder() == str(os.getpid()) else timeout_s
+                    if time.monotonic() - started >= limit_s:
+                        raise self._locked(limit_s) from None
                     time.sleep(_POLL_S)
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+            os.pwrite(descriptor, f"{os.getpid():<20}".encode(), 0)  # at once: others read it at any time
         except BaseException:
             os.close(descriptor)
             raise
         return descriptor
 
-    def _locked(self, timeout_s: float) -> StoreLockedError:
+    def _holder(self) -> str:
         try:
-            holder = self._path.read_text(encoding="ascii").strip()
+            return self._path.read_text(encoding="ascii").strip()
         except (OSError, UnicodeDecodeError):
-            holder = ""
+            return ""
+
+    def _locked(self, timeout_s: float) -> StoreLockedError:
+        holder = self._holder()
         who = "another thread of this process" if holder == str(os.getpid()) else f"process {holder or 'unknown'}"
         return StoreLockedError(
             f"'{self._path}' was held by {who} for more than {timeout_s:g} s. Wait for it to finish, or raise "
