@@ -109,8 +109,10 @@ def load_pair_scorer(
     check_backend(backend)
     folder = resolve_model(model, revision=revision, token=token, local_files_only=local_files_only)
     if backend == "onnx":
+        need("onnxruntime", "onnx")
         check_float32(dtype)
         return _load_onnx(folder, device, model_kwargs, label, max_length)
+    need("torch", "torch")
     need("transformers", "torch")
     from gr_components.models.devices import torch_device, torch_dtype
     from gr_components.models.pair_scorer_torch import PairScorerModule

@@ -170,8 +170,10 @@ def load_text_encoder(
     check_backend(backend)
     folder = resolve_model(model, revision=revision, token=token, local_files_only=local_files_only)
     if backend == "onnx":
+        need("onnxruntime", "onnx")
         check_float32(dtype)
         return _load_onnx(folder, device, model_kwargs, pooling, max_length)
+    need("torch", "torch")
     need("transformers", "torch")
     from gr_components.models.devices import torch_device, torch_dtype
     from gr_components.models.text_encoder_torch import TextEncoderModule
