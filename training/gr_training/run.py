@@ -12,7 +12,6 @@ from gr_components.errors import ConfigError
 from gr_components.models.folders import replace_folder
 from gr_components.progress import Reporter, Silent
 from gr_training.config import to_plain
-from gr_training.distributed import main_first, rank
 
 _UNESSENTIAL = ("max_minutes", "log_every", "keep_checkpoints")
 
@@ -71,6 +70,8 @@ def publish(folder: Path, write: Callable[[Path], None]) -> None:
     :param folder: Where to; what is there is replaced.
     :param write: Writes everything into the folder that it is given.
     """
+    from gr_training.distributed import main_first, rank  # imports torch, which `gr train --help` does without
+
     with main_first():
         if rank():
             return
