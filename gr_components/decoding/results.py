@@ -50,7 +50,8 @@ class GenerativeResult:
     The result of one query.
 
     :param hits: Documents, best first.
-    :param keys: All generated identifiers, whether they led to a hit or not.
+    :param keys: All identifiers, whether they led to a hit or not. Decoding stops where none could count any more, unless
+        log-probabilities are replaced later (`rescore`, `constant_log_probability`).
     """
 
     hits: list[Hit]
