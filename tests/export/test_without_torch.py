@@ -92,6 +92,4 @@ def test_both_components_run_without_torch(python, tmp_path, tiny_encoder, tiny_
     }
     assert found["retriever"] == pytest.approx(cosine, abs=1e-4)
     assert found["ranker"] == pytest.approx({str(n): float(logits_D[n]) for n in with_text}, abs=1e-4)
-    assert message.startswith(
-        "This needs 'transformers', which is not installed. Run: pip install 'gr-components[torch]'"
-    )
+    assert message.startswith("This needs 'torch', which is not installed. Run: pip install 'gr-components[torch]'")
