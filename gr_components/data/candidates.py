@@ -7,16 +7,31 @@ which inputs; `check_inputs` refuses to go on when one of them has changed since
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gr_components.data.files import read_objects, shown, write_objects, writing
 from gr_components.errors import DataError, ProvenanceError
 
+__all__ = [
+    "Candidate",
+    "Key",
+    "candidate_line",
+    "check_inputs",
+    "file_hash",
+    "is_current",
+    "numbered_candidates",
+    "path_hash",
+    "read_candidates",
+    "write_candidates",
+    "write_sidecar",
+]
+
 LABEL_SOURCES = ("qrels", "answer_string", "pseudo")
 _BLOCK = 1 << 20
+_MODEL_FILES = (".json", ".safetensors")
 
 
 @dataclass(frozen=True)
@@ -24,16 +39,24 @@ class Key:
     """
     An identifier that matched a document.
 
+    A line holds `[text, view, log_probability, count]`, then, where they are known, `tokens, cover, prior`.
+
     :param text: The identifier.
-    :param view: `body`, `title` or `query`.
+    :param view: `body`, `title` or `query`; `words` for n-grams of the question's own words.
     :param log_probability: Of the identifier given the question, in nats.
     :param count: Occurrences in the corpus.
+    :param tokens: What the model generated, stop included: text would not always be tokenized into the same again.
+    :param cover: Share of the identifier's weight that counted in this document, since better ones overlap it.
+    :param prior: P(n), the share of the corpus that the identifier is, as the search computed it.
     """
 
     text: str
     view: str
     log_probability: float
     count: int
+    tokens: tuple[int, ...] = ()
+    cover: float | None = None
+    prior: float | None = None
 
 
 @dataclass(frozen=True)
@@ -43,7 +66,7 @@ class Candidate:
 
     :param query: Question id.
     :param document: Document id.
-    :param rank: From 1.
+    :param rank: From 1. A positive below those that were kept has its own rank, so that ranks may have gaps.
     :param score: What it was ranked by.
     :param label: Grade; 0 = not relevant. None where nobody judged.
     :param label_source: `qrels`, `answer_string` or `pseudo`; None without a label.
@@ -73,12 +96,23 @@ def write_candidates(
     :param inputs: The files that were read; their hashes are recorded.
     :returns: How many were written.
     """
-    hashes = {str(name): file_hash(name) for name in inputs}
-    count = write_objects(path, (_line(candidate) for candidate in candidates))
+    count = write_objects(path, (candidate_line(candidate) for candidate in candidates))
+    write_sidecar(path, made_by=made_by, inputs=inputs)
+    return count
+
+
+def write_sidecar(path: str | Path, *, made_by: Mapping[str, Any], inputs: Iterable[str | Path]) -> None:
+    """
+    Write what made a finished file, and the hashes of the file and of its inputs.
+
+    :param path: The file.
+    :param made_by: Plain values.
+    :param inputs: Files and model folders that were read.
+    """
+    hashes = {str(name): path_hash(name) for name in inputs}
     sidecar = {"format": "gr.candidates/1", "made_by": dict(made_by), "inputs": hashes, "sha256": file_hash(path)}
     with writing(_sidecar(path)) as file:
         file.write(json.dumps(sidecar, indent=2, ensure_ascii=False) + "\n")
-    return count
 
 
 def read_candidates(path: str | Path) -> Iterator[Candidate]:
@@ -88,9 +122,20 @@ def read_candidates(path: str | Path) -> Iterator[Candidate]:
     :param path: The file.
     :raises DataError: On malformed lines.
     """
+    for _, candidate in numbered_candidates(path):
+        yield candidate
+
+
+def numbered_candidates(path: str | Path) -> Iterator[tuple[int, Candidate]]:
+    """
+    Yield the candidates of a file with their line numbers.
+
+    :param path: The file.
+    :raises DataError: On malformed lines.
+    """
     for number, data in read_objects(path):
         try:
-            keys = tuple(Key(*key) for key in data.pop("keys", ()))
+            keys = tuple(_key(*key) for key in data.pop("keys", ()))
             candidate = Candidate(keys=keys, **data)
         except TypeError as error:
             msg = f"{path}, line {number}: not a candidate ({error}): {shown(data)}"
@@ -99,7 +144,7 @@ def read_candidates(path: str | Path) -> Iterator[Candidate]:
             wanted = ", ".join(LABEL_SOURCES)
             msg = f"{path}, line {number}: label_source must be one of {wanted}, got {candidate.label_source!r}."
             raise DataError(msg)
-        yield candidate
+        yield number, candidate
 
 
 def check_inputs(path: str | Path) -> dict[str, Any]:
@@ -116,14 +161,29 @@ def check_inputs(path: str | Path) -> dict[str, Any]:
         raise ProvenanceError(msg)
     sidecar: dict[str, Any] = json.loads(sidecar_path.read_text(encoding="utf-8"))
     for name, wanted in {str(path): sidecar["sha256"], **sidecar["inputs"]}.items():
-        if not Path(name).is_file():
+        if not Path(name).exists():
             msg = f"'{path}' was made from '{name}', which is gone. Bring it back, or make the candidates again."
             raise ProvenanceError(msg)
-        found = file_hash(name)
+        found = path_hash(name)
         if found != wanted:
             msg = f"'{name}' changed since '{path}' was made (sha256 {found[:12]}…, was {wanted[:12]}…). Make it again."
             raise ProvenanceError(msg)
     return sidecar
+
+
+def is_current(path: str | Path, made_by: Mapping[str, Any]) -> bool:
+    """
+    Say whether a candidate file is there, was made in this way, and nothing that it was made from has changed.
+
+    :param path: The candidate file.
+    :param made_by: What would make it.
+    """
+    if not Path(path).is_file():
+        return False
+    try:
+        return bool(check_inputs(path)["made_by"] == made_by)
+    except ProvenanceError:
+        return False
 
 
 def file_hash(path: str | Path) -> str:
@@ -139,11 +199,51 @@ def file_hash(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def path_hash(path: str | Path) -> str:
+    """
+    Return the SHA-256 of a file, or of a model folder: names and contents of its `.json` and `.safetensors` files.
+
+    :param path: The file or folder.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return file_hash(path)
+    files = sorted(file for file in path.rglob("*") if file.suffix in _MODEL_FILES and file.is_file())
+    parts = [f"{file.relative_to(path).as_posix()} {file_hash(file)}" for file in files]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def candidate_line(candidate: Candidate) -> dict[str, Any]:
+    """
+    Return a candidate as the values of its line.
+
+    :param candidate: What was found.
+    """
+    return {
+        "query": candidate.query,
+        "document": candidate.document,
+        "rank": candidate.rank,
+        "score": candidate.score,
+        "label": candidate.label,
+        "label_source": candidate.label_source,
+        "keys": [_key_values(key) for key in candidate.keys],
+        "teachers": candidate.teachers,
+    }
+
+
+def _key(
+    text: str, view: str, log_probability: float, count: int, tokens: Sequence[int] = (), cover: float | None = None,
+    prior: float | None = None,
+) -> Key:  # fmt: skip
+    return Key(text, view, log_probability, count, tuple(tokens), cover, prior)
+
+
+def _key_values(key: Key) -> list[Any]:
+    values = [key.text, key.view, key.log_probability, key.count]
+    if key.tokens or key.cover is not None or key.prior is not None:
+        values += [list(key.tokens), key.cover, key.prior]
+    return values
+
+
 def _sidecar(path: str | Path) -> Path:
     return Path(f"{path}.meta.json")
-
-
-def _line(candidate: Candidate) -> dict[str, Any]:
-    data = asdict(candidate)
-    data["keys"] = [[key.text, key.view, key.log_probability, key.count] for key in candidate.keys]
-    return data

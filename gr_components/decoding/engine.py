@@ -4,8 +4,8 @@ Generative retrieval end to end: queries in, documents with their identifiers ou
 Shapes: B queries, K keys, V vocabulary.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,16 +15,24 @@ from gr_components.decoding.extra_keys import best_tokens, rescored, unigram_key
 from gr_components.decoding.grammar import QUERY, Grammar, View
 from gr_components.decoding.interfaces import Decoder
 from gr_components.decoding.keys import Keys, distinct, join
-from gr_components.decoding.results import GenerativeResult, Hit, Identifier
+from gr_components.decoding.results import GenerativeResult, Hit, Identifier, Matches
 from gr_components.decoding.scoring import Scored, Unigrams, score_documents
 from gr_components.decoding.sources import Sources
-from gr_components.decoding.weights import Float64, least_useful_log_probability, log_odds
+from gr_components.decoding.weights import Float64, frequencies, least_useful_log_probability, log_odds
 from gr_components.errors import TokenizerMismatchError
 from gr_components.indexes.candidates import Float32
 from gr_components.indexes.suffix_index import DocumentSet, SuffixIndex
 from gr_components.tokenization import TextTokenizer
 
 _BEST_UNIGRAMS = 5000
+
+
+class _Answer(NamedTuple):
+    """One query's identifiers, their log-odds weights, and the documents that they lead to."""
+
+    keys: Keys
+    weights_K: Float64
+    scored: Scored
 
 
 class GenerativeEngine:
@@ -77,19 +85,56 @@ class GenerativeEngine:
         :raises ConfigError: If the model has no view of a name in `config.views`.
         :raises NumericsError: If the model returns NaN.
         """
-        config = self.config if config is None else config
         self.check(index)
-        allowed = index.live if allowed is None else allowed
         results = [GenerativeResult([], join((), [], len(index.segments)))] * len(queries)
-        filled = [place for place, query in enumerate(queries) if query.strip()]
-        if not index.segments or top_k < 1:
+        if top_k < 1:
             return results
-        for begin in range(0, len(filled), self.batch_size):
-            places = filled[begin : begin + self.batch_size]
-            found = self._search_batch([queries[place] for place in places], index, top_k, allowed, config)
-            for place, result in zip(places, found, strict=True):
-                results[place] = result
+        for place, found in self._answers(queries, index, allowed, config):
+            results[place] = GenerativeResult(self._hits(found.scored, found.keys, index, top_k), found.keys)
         return results
+
+    def match(
+        self,
+        queries: Sequence[str],
+        index: SuffixIndex,
+        *,
+        allowed: DocumentSet | None = None,
+        config: SearchConfig | None = None,
+    ) -> list[Matches]:
+        """
+        Find all documents of queries, as arrays: what mining reads. The search is the same as `search`.
+
+        :param queries: Texts; an empty one finds nothing.
+        :param index: Where to search; made with this model's tokenizer and grammar.
+        :param allowed: Documents to search in (`index.document_set`); None for all live ones.
+        :param config: Settings; None for the engine's own.
+        :returns: One result for each query, with every document that an identifier of weight above 0 led to.
+        :raises TokenizerMismatchError: If the index was made with another tokenizer or grammar.
+        :raises ConfigError: If the model has no view of a name in `config.views`.
+        :raises NumericsError: If the model returns NaN.
+        """
+        self.check(index)
+        config = self.config if config is None else config
+        counted = index.live if allowed is None or config.global_counts else allowed
+        results = [Matches.nothing(len(index.segments))] * len(queries)
+        for place, found in self._answers(queries, index, allowed, config):
+            totals = np.array([_total(view, counted, config) for view in found.keys.views], dtype=np.int64)
+            priors_K = frequencies(found.keys.counts_K, totals[found.keys.views_K], smoothing=config.smoothing)
+            numbers_D = index.numbers_D[found.scored.documents_D]
+            results[place] = Matches(numbers_D, found.keys, priors_K, found.scored, found.weights_K**config.alpha)
+        return results
+
+    def text(self, keys: Keys, k: int) -> str:
+        """
+        Return an identifier as a readable text, without its stop token.
+
+        :param keys: Identifiers of a search.
+        :param k: Which one.
+        """
+        tokens = [int(token) for token in keys.tokens_KT[k] if token >= 0]
+        if tokens and tokens[-1] == keys.views[keys.views_K[k]].stop:
+            tokens.pop()
+        return self.tokenizer.decode(tokens, skip_special=False).strip()
 
     def check(self, index: SuffixIndex, grammar: Mapping[str, Any] | None = None) -> None:
         """
@@ -118,9 +163,22 @@ class GenerativeEngine:
             msg = "The index marks titles or pseudo-queries by other tokens than the model. Build it with this model."
             raise TokenizerMismatchError(msg)
 
+    def _answers(
+        self, queries: Sequence[str], index: SuffixIndex, allowed: DocumentSet | None, config: SearchConfig | None
+    ) -> Iterator[tuple[int, _Answer]]:
+        """Search batch by batch; yields the place of each query that is not empty with what was found."""
+        if not index.segments:
+            return
+        config, allowed = self.config if config is None else config, index.live if allowed is None else allowed
+        filled = [place for place, query in enumerate(queries) if query.strip()]
+        for begin in range(0, len(filled), self.batch_size):
+            places = filled[begin : begin + self.batch_size]
+            found = self._search_batch([queries[place] for place in places], index, allowed, config)
+            yield from zip(places, found, strict=True)
+
     def _search_batch(
-        self, queries: Sequence[str], index: SuffixIndex, top_k: int, allowed: DocumentSet, config: SearchConfig
-    ) -> list[GenerativeResult]:
+        self, queries: Sequence[str], index: SuffixIndex, allowed: DocumentSet, config: SearchConfig
+    ) -> list[_Answer]:
         counted = index.live if config.global_counts else allowed
         sources = Sources(queries, self.decoder, self.tokenizer, self.grammar)
         parts: list[Keys] = []
@@ -144,8 +202,9 @@ class GenerativeEngine:
             first_V = None if first_BV is None else first_BV[b]
             own = self._completed(keys.select(keys.owners_K == b), first_V, index, counted, config)
             unigrams = self._unigrams(first_V, index, counted, config)
-            scored = score_documents(own, self._weights(own, counted, config), index, allowed, config, unigrams)
-            results.append(GenerativeResult(self._hits(scored, own, index, top_k), own))
+            weights_K = self._weights(own, counted, config)
+            scored = score_documents(own, weights_K, index, allowed, config, unigrams)
+            results.append(_Answer(own, weights_K, scored))
         return results
 
     def _views(self, config: SearchConfig) -> list[View]:
@@ -198,18 +257,12 @@ class GenerativeEngine:
             identifiers = []
             for k, contribution in scored.contributions(place):
                 if k not in texts:
-                    texts[k] = self._text(keys, k)
+                    texts[k] = self.text(keys, k)
                 view = keys.views[keys.views_K[k]].name
                 log_probability, count = float(keys.log_probs_K[k]), int(keys.counts_K[k])
                 identifiers.append(Identifier(texts[k], view, log_probability, count, contribution))
             hits.append(Hit(int(number), float(score), identifiers))
         return hits
-
-    def _text(self, keys: Keys, k: int) -> str:
-        tokens = [int(token) for token in keys.tokens_KT[k] if token >= 0]
-        if tokens and tokens[-1] == keys.views[keys.views_K[k]].stop:
-            tokens.pop()
-        return self.tokenizer.decode(tokens, skip_special=False).strip()
 
     def _blocked_tokens(self, view: View) -> Blocked:
         """Boundary and forbidden tokens, except the one that completes the view's identifiers."""

@@ -3,7 +3,12 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from gr_components.decoding.keys import Keys
+import numpy as np
+
+from gr_components.decoding.keys import Keys, join
+from gr_components.decoding.scoring import Scored
+from gr_components.decoding.weights import Float64
+from gr_components.indexes.candidates import Int64
 
 
 @dataclass(frozen=True)
@@ -50,9 +55,57 @@ class GenerativeResult:
     The result of one query.
 
     :param hits: Documents, best first.
-    :param keys: All identifiers, whether they led to a hit or not. Decoding stops where none could count any more, unless
-        log-probabilities are replaced later (`rescore`, `constant_log_probability`).
+    :param keys: All identifiers, whether they led to a hit or not. Decoding stops where none could count any more,
+        unless log-probabilities are replaced later (`rescore`, `constant_log_probability`).
     """
 
     hits: list[Hit]
     keys: Keys
+
+
+@dataclass(frozen=True)
+class Matches:
+    """
+    All documents of one query with their identifiers, as arrays: D documents, K identifiers.
+
+    :param numbers_D: Document numbers, best first.
+    :param keys: All identifiers.
+    :param priors_K: P(n), the share of the corpus that each of them is: what its log-odds weight was computed with.
+    :param scored: The documents' scores and what they are made of.
+    :param powers_K: Weights to the power of alpha: what an identifier adds where its cover is 1.
+    """
+
+    numbers_D: Int64
+    keys: Keys
+    priors_K: Float64
+    scored: Scored
+    powers_K: Float64
+
+    @classmethod
+    def nothing(cls, segments: int) -> "Matches":
+        """
+        Return the result of a query that finds nothing.
+
+        :param segments: Number of index segments.
+        """
+        no_number, no_value = np.empty(0, dtype=np.int64), np.empty(0)
+        scored = Scored(no_number, no_value, np.empty((0, 2), dtype=np.int64), no_number, no_value)
+        return cls(no_number, join((), [], segments), no_value, scored, no_value)
+
+    @property
+    def scores_D(self) -> Float64:
+        """The documents' scores."""
+        return self.scored.scores_D
+
+    def identifiers(self, place: int) -> tuple[Int64, Float64, Float64]:
+        """
+        Return the identifiers of a document, largest contribution first.
+
+        :param place: Rank of the document, 0 for the best.
+        :returns: N rows of `keys`, their contributions to the document's score, and their covers: contributions over
+            weights to the power of alpha.
+        """
+        pairs = self.scored.contributions(place)
+        keys_N = np.array([key for key, _ in pairs], dtype=np.int64)
+        contributions_N = np.array([value for _, value in pairs], dtype=np.float64)
+        return keys_N, contributions_N, contributions_N / self.powers_K[keys_N]

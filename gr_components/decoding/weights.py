@@ -37,12 +37,23 @@ def log_odds(
     """
     log_p_K = np.minimum(log_probs_K.astype(np.float64), -_SMALLEST_DEFICIT)
     occurs_K = (counts_K > 0) & np.isfinite(log_p_K)
-    totals = np.maximum(np.asarray(totals_K, dtype=np.float64) + smoothing, 1.0)
-    frequency_K = np.where(occurs_K, (counts_K + smoothing) / totals, 0.5)
-    frequency_K = np.minimum(frequency_K, _LARGEST_FREQUENCY)
+    frequency_K = np.where(occurs_K, frequencies(counts_K, totals_K, smoothing=smoothing), 0.5)
     log_p_K = np.where(occurs_K, log_p_K, -1.0)
     odds_K = log_p_K - np.log(-np.expm1(log_p_K)) + np.log1p(-frequency_K) - np.log(frequency_K)
     return np.where(occurs_K, np.maximum(odds_K, 0.0), 0.0)
+
+
+def frequencies(counts_K: Int64, totals_K: npt.NDArray[np.integer] | int, *, smoothing: float = 0.0) -> Float64:
+    """
+    Return P(n): the share of a corpus that identifiers are.
+
+    :param counts_K: Occurrences.
+    :param totals_K: What counts are divided by: tokens or entries.
+    :param smoothing: Added to counts and totals.
+    :returns: Shares, at most .999.
+    """
+    totals = np.maximum(np.asarray(totals_K, dtype=np.float64) + smoothing, 1.0)
+    return np.minimum((counts_K + smoothing) / totals, _LARGEST_FREQUENCY)
 
 
 def least_useful_log_probability(total: int, *, smoothing: float = 0.0) -> float:

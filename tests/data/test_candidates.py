@@ -1,11 +1,13 @@
 import pytest
 
 from gr_components.data import Candidate, Key, check_inputs, read_candidates, write_candidates
+from gr_components.data.candidates import is_current
 from gr_components.errors import DataError, ProvenanceError
 
 CANDIDATES = [
     Candidate("q", "d1", 1, 12.5, 1, "qrels", (Key("the cup", "body", -1.5, 3),), {"bm25": 7.0}),
     Candidate("q", "d2", 2, 3.0),
+    Candidate("q", "d3", 9, 1.0, keys=(Key("cup", "query", -2.0, 1, (7, 19), 0.6, 0.25), Key("a", "body", -3.0, 2))),
 ]
 
 
@@ -39,6 +41,23 @@ def test_a_changed_or_undocumented_candidate_file_is_refused(written):
     (written.parent / "candidates.jsonl.gz.meta.json").unlink()
     with pytest.raises(ProvenanceError, match="nobody knows what it was made from"):
         check_inputs(written)
+
+
+def test_only_what_decides_about_a_model_folder_is_hashed(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "README.md").write_text("a card")
+    path = tmp_path / "c.jsonl"
+    write_candidates(path, CANDIDATES, made_by={"keys": 3}, inputs=[folder])
+    (folder / "README.md").write_text("another card")
+    assert is_current(path, {"keys": 3})
+    assert not is_current(path, {"keys": 4})
+    assert not is_current(tmp_path / "absent.jsonl", {"keys": 3})
+    (folder / "model.safetensors").write_bytes(b"trained on")
+    assert not is_current(path, {"keys": 3})
+    with pytest.raises(ProvenanceError, match="model' changed since"):
+        check_inputs(path)
 
 
 def test_bad_lines_are_named(tmp_path):

@@ -222,3 +222,31 @@ def test_leaving_out_what_counts_nothing_changes_no_result(engine, make_index, m
     assert plain(early) == plain(full)
     assert all(r.hits for r in full)
     assert sum(len(r.keys) for r in early) < sum(len(r.keys) for r in full)
+
+
+@pytest.mark.parametrize("settings", [{}, {"alpha": 1.5, "smoothing": 5.0, "query_ngrams": 2, "rescore": True}])
+def test_matches_are_the_hits_as_arrays_and_explain_every_score(engine, make_index, settings):
+    index, config = make_index(cuts=[7]), SearchConfig(beams=4, **settings)
+    queries = [*QUERIES, ""]
+    results = engine.search(queries, index, top_k=20, config=config)
+    matches = engine.match(queries, index, config=config)
+    assert [len(match.numbers_D) for match in matches][-1] == 0
+    for result, match in zip(results, matches, strict=True):
+        assert [hit.number for hit in result.hits] == match.numbers_D.tolist()
+        assert [hit.score for hit in result.hits] == match.scores_D.tolist()
+        for place, hit in enumerate(result.hits):
+            keys_N, contributions_N, covers_N = match.identifiers(place)
+            assert [i.text for i in hit.identifiers] == [engine.text(match.keys, int(k)) for k in keys_N]
+            assert contributions_N.sum() == pytest.approx(hit.score)
+            assert ((covers_N > 0.2 - 1e-9) & (covers_N < 1 + 1e-9)).all()
+            # Log-probability, prior and cover are all that a training score needs.
+            views = [match.keys.views[v].name for v in match.keys.views_K[keys_N]]
+            log_p_N = match.keys.log_probs_K[keys_N].astype(np.float64)
+            log_p_N = np.where(np.array(views) == "query", np.minimum(log_p_N, config.query_view_cap), log_p_N)
+            priors_N = match.priors_K[keys_N]
+            odds_N = log_p_N - np.log(-np.expm1(log_p_N)) + np.log1p(-priors_N) - np.log(priors_N)
+            assert odds_N**config.alpha * covers_N == pytest.approx(contributions_N, rel=1e-6)
+
+
+def test_matches_of_no_index(engine):
+    assert [len(match.numbers_D) for match in engine.match(QUERIES, SuffixIndex([]))] == [0, 0, 0]

@@ -6,16 +6,16 @@ list and added up, so that no search needs a weight. The result is kept in `cand
 that a resumed run does not search again.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from gr_components.data import Candidate, check_inputs, read_candidates, read_run, searchable_text, write_candidates
-from gr_components.errors import ConfigError, ProvenanceError
+from gr_components.data import Candidate, read_candidates, read_run, searchable_text, write_candidates
+from gr_components.data.candidates import is_current
+from gr_components.errors import ConfigError
 from gr_components.indexes.lexical import Analysis, LexicalIndex
 from gr_components.models.resolve import MINILM
 from gr_components.models.text_encoder import load_text_encoder
@@ -82,7 +82,7 @@ def mine(
     """
     made_by = {"mining": to_plain(config), "keep": keep, "questions": len(questions.questions)}
     with main_first():
-        if not _is_current(path, made_by):
+        if not is_current(path, made_by):
             found = search(questions, config, report or Silent())
             inputs = [local_file(name) for name in questions.files or {}]
             write_candidates(path, _candidates(questions, found, keep), made_by=made_by, inputs=inputs)
@@ -198,15 +198,6 @@ def standardise(scores: Iterable[float]) -> npt.NDArray[np.float64]:
         return values
     spread = float(values.std())
     return (values - values.mean()) / spread if spread > 1e-12 else np.zeros_like(values)
-
-
-def _is_current(path: Path, made_by: Mapping[str, Any]) -> bool:
-    if not path.is_file():
-        return False
-    try:
-        return bool(check_inputs(path)["made_by"] == made_by)
-    except ProvenanceError:
-        return False
 
 
 def _candidates(questions: QuestionSet, found: Found, keep: int) -> Iterable[Candidate]:
