@@ -96,21 +96,30 @@ def write_candidates(
     :param inputs: The files that were read; their hashes are recorded.
     :returns: How many were written.
     """
+    hashes = {str(name): path_hash(name) for name in inputs}
     count = write_objects(path, (candidate_line(candidate) for candidate in candidates))
-    write_sidecar(path, made_by=made_by, inputs=inputs)
+    write_sidecar(path, made_by=made_by, hashes=hashes)
     return count
 
 
-def write_sidecar(path: str | Path, *, made_by: Mapping[str, Any], inputs: Iterable[str | Path]) -> None:
+def write_sidecar(
+    path: str | Path, *, made_by: Mapping[str, Any], hashes: Mapping[str, str], summary: Mapping[str, Any] | None = None
+) -> None:
     """
     Write what made a finished file, and the hashes of the file and of its inputs.
 
     :param path: The file.
-    :param made_by: Plain values.
-    :param inputs: Files and model folders that were read.
+    :param made_by: Plain values that say how it was made.
+    :param hashes: Of the files and model folders that were read, by path, from before they were read.
+    :param summary: Anything else worth knowing about the file.
     """
-    hashes = {str(name): path_hash(name) for name in inputs}
-    sidecar = {"format": "gr.candidates/1", "made_by": dict(made_by), "inputs": hashes, "sha256": file_hash(path)}
+    sidecar = {
+        "format": "gr.candidates/1",
+        "made_by": dict(made_by),
+        "inputs": dict(hashes),
+        "sha256": file_hash(path),
+        "summary": dict(summary or {}),
+    }
     with writing(_sidecar(path)) as file:
         file.write(json.dumps(sidecar, indent=2, ensure_ascii=False) + "\n")
 

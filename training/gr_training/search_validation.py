@@ -5,6 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from gr_components.data import Passage
 from gr_components.decoding.config import SearchConfig
 from gr_components.decoding.engine import GenerativeEngine
 from gr_components.decoding.grammar import Grammar, layout_documents
@@ -39,11 +40,7 @@ class SearchValidation:
     ) -> None:  # fmt: skip
         self._questions, self._queries = questions, queries
         self._tokenizer, self._grammar, self._folder = tokenizer, grammar, folder
-        try:
-            self._config = SearchConfig(**search)
-        except TypeError as error:
-            msg = f"search: {error}. See SearchConfig in gr_components.decoding.config for the settings."
-            raise ConfigError(msg) from error
+        self._config = search_config(search)
 
     def evaluate(self, model: Seq2SeqModel) -> dict[str, float]:
         """
@@ -63,13 +60,43 @@ class SearchValidation:
     @cached_property
     def _index(self) -> SuffixIndex:
         passages = self._questions.passages
-        documents = layout_documents(
-            range(len(passages)), [p.title for p in passages], [p.text for p in passages],
-            [(*p.queries, *self._queries.get(p.id, ())) for p in passages], self._grammar, self._tokenizer,
-        )  # fmt: skip
-        segment = SuffixSegment.build(
-            self._folder / "segment", documents,
-            fields=self._grammar.fields, boundary=self._grammar.boundary,
-            tokenizer_fingerprint=self._tokenizer.fingerprint, vocabulary_size=self._tokenizer.vocabulary_size,
-        )  # fmt: skip
-        return SuffixIndex([segment])
+        queries = [(*passage.queries, *self._queries.get(passage.id, ())) for passage in passages]
+        return build_index(passages, queries, self._tokenizer, self._grammar, self._folder / "segment")
+
+
+def search_config(settings: Mapping[str, Any]) -> SearchConfig:
+    """
+    Return the settings of a search that a recipe gives.
+
+    :param settings: Plain values, such as `{beams: 10, views: [body, title]}`.
+    :raises ConfigError: If a setting is unknown or out of range.
+    """
+    views = settings.get("views")
+    try:
+        return SearchConfig(**{**settings, "views": tuple(views) if isinstance(views, list) else views})
+    except TypeError as error:
+        msg = f"search: {error}. See SearchConfig in gr_components.decoding.config for the settings."
+        raise ConfigError(msg) from error
+
+
+def build_index(
+    passages: Sequence[Passage], queries: Sequence[Sequence[str]], tokenizer: TextTokenizer, grammar: Grammar,
+    folder: Path,
+) -> SuffixIndex:  # fmt: skip
+    """
+    Build a suffix index of passages, numbered by their rows.
+
+    :param passages: D passages; their own pseudo-queries are ignored.
+    :param queries: D lists of pseudo-queries.
+    :param tokenizer: The model's tokenizer.
+    :param grammar: The model's grammar.
+    :param folder: Where the index is written; it is mapped from there and must live as long as it is used.
+    """
+    documents = layout_documents(
+        range(len(passages)), [p.title for p in passages], [p.text for p in passages], queries, grammar, tokenizer
+    )
+    segment = SuffixSegment.build(
+        folder, documents, fields=grammar.fields, boundary=grammar.boundary,
+        tokenizer_fingerprint=tokenizer.fingerprint, vocabulary_size=tokenizer.vocabulary_size,
+    )  # fmt: skip
+    return SuffixIndex([segment])
