@@ -151,7 +151,7 @@ def test_what_is_beyond_the_longest_input_is_not_read(copying: LoadedSeq2Seq, pa
     longer = [Passage("p", "t", text * 5 + " zebra"), Passage("p", "t", text * 5 + " elephant")]
     assert len(encoded(reader, longer)[0]) == room
     one, other = reader.read([QUESTION] * 2, [[longer[0]], [longer[1]]], CONFIG)
-    assert one.answers == other.answers
+    same(one, other)
 
 
 def test_extractive_answers_are_spans(copying: LoadedSeq2Seq, passages: list[Passage]) -> None:
