@@ -1,7 +1,6 @@
 """`gr doctor`: what is installed, how to get what is missing, which device is used, whether a store is well."""
 
 import importlib.metadata
-import json
 import os
 import platform
 import re
@@ -43,7 +42,7 @@ class Finding:
 
 @click.command("doctor", short_help="Show versions, device, extras, caches and the health of a store.")
 @click.option("--store", type=click.Path(path_type=Path), help="Folder of a LocalDocumentStore to look at.")
-@click.option("--verify", is_flag=True, help="Also check every file of the store's indexes against its checksum.")
+@click.option("--verify", is_flag=True, help="Also read the store's database and index files and look for damage.")
 def command(store: Path | None, verify: bool) -> None:
     """Show versions, device, extras, caches and the health of a store. Exit code 1 if something is wrong."""
     print_findings(findings(store, verify=verify))
@@ -73,7 +72,7 @@ def findings(store: Path | None = None, *, verify: bool = False) -> Iterator[Fin
     Look at everything, one finding after the other.
 
     :param store: Folder of a store, or None.
-    :param verify: Whether checksums of the store's index files are checked too.
+    :param verify: Whether its database and index files are read and checked too.
     """
     yield from _versions()
     yield from _device()
@@ -188,12 +187,18 @@ def store_findings(folder: Path, *, verify: bool = False) -> Iterator[Finding]:
     Look at a store.
 
     :param folder: Its folder.
-    :param verify: Whether checksums of its index files are checked too.
+    :param verify: Whether its database and index files are read and checked too.
     """
     from gr_components.document_stores.local import LocalDocumentStore
+    from gr_components.document_stores.local_database import is_there
+    from gr_components.document_stores.local_schema import FILE
 
     if not folder.is_dir():
         yield Finding("Store", "folder", f"There is no folder '{folder}'. Make a store with: gr index", ok=False)
+        return
+    if not is_there(folder):
+        remedy = f"Make a store with: gr index DOCS --store {folder}"
+        yield Finding("Store", "folder", f"'{folder}' holds no store (no file {FILE}). {remedy}", ok=False)
         return
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     yield Finding("Store", "folder", f"{folder} ({size / 1e6:.1f} MB)")
@@ -210,22 +215,14 @@ def store_findings(folder: Path, *, verify: bool = False) -> Iterator[Finding]:
     finally:
         store.close()
     if verify:
-        yield from _checksums(folder)
+        yield from _checks(folder)
 
 
-def _checksums(folder: Path) -> Iterator[Finding]:
-    from gr_components.indexes.manifest import MANIFEST, is_temporary, read_manifest
+def _checks(folder: Path) -> Iterator[Finding]:
+    from gr_components.document_stores.local_verify import verify
 
-    for manifest in sorted(folder.rglob(MANIFEST)):
-        if is_temporary(manifest.parent):
-            continue
-        name = str(manifest.parent.relative_to(folder))
-        try:
-            described = json.loads(manifest.read_text(encoding="utf-8"))
-            read_manifest(manifest.parent, format=described["format"], version=described["version"], verify="full")
-            yield Finding("Checksums", name, "as written")
-        except (GRError, OSError, ValueError, KeyError, TypeError) as error:
-            yield Finding("Checksums", name, str(error), ok=False)
+    for checked in verify(folder):
+        yield Finding("Checks", checked.name, checked.problem or "as written", ok=checked.problem is None)
 
 
 def _version(distribution: str) -> str | None:

@@ -62,7 +62,7 @@ class LocalDocumentStore(IndexedDocuments, AsyncTwins):
         lock_timeout_s: float = 30.0,
     ) -> None:
         """
-        Describe a store; nothing is opened or created before the first use.
+        Describe a store; nothing is opened before the first use, and nothing is created before the first writing.
 
         The lexical settings are fixed when the first document is written. None means what the store has, or, for a new
         one, English with stop words, character bigrams and no pseudo-queries.
@@ -129,6 +129,10 @@ class LocalDocumentStore(IndexedDocuments, AsyncTwins):
             executor, self._executor = self._executor, None
         if executor is not None:
             executor.shutdown(wait=False)
+
+    def exists(self) -> bool:
+        """Tell whether there is a store in the folder. Reading where there is none finds nothing, creates nothing."""
+        return self._database.exists()
 
     # --- documents -----------------------------------------------------------------------------------------------
 
@@ -229,6 +233,10 @@ class LocalDocumentStore(IndexedDocuments, AsyncTwins):
     def update_by_filter(self, filters: dict[str, Any], meta: dict[str, Any]) -> int:
         """
         Merge values into the metadata of the documents that match a filter.
+
+        `title` and `queries` are text: changing them makes a new version of the document, which the indexes of texts
+        have to take up again. With a new title the document also loses its vectors, `Document.embedding` included:
+        encoders read the title. Other values keep number and vectors.
 
         :param filters: Haystack's filter dictionary.
         :param meta: Values by key.

@@ -14,12 +14,13 @@ from pathlib import Path
 from haystack import logging
 
 from gr_components.document_stores.local_lock import FileLock
-from gr_components.document_stores.local_schema import FILE, check_format, create
+from gr_components.document_stores.local_schema import FILE, check_format, create, is_empty
 from gr_components.errors import StoreError
 
 logger = logging.getLogger(__name__)
 
 _BUSY_S = 30.0
+_NEVER = -1  # the epoch of connections that are not kept
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -27,7 +28,7 @@ class Database:
     """
     The SQLite file of a store. Safe to use from several threads; each operation takes a connection from a pool.
 
-    :param folder: The store's folder; created with the first use unless `read_only`.
+    :param folder: The store's folder; created by the first writing, never by reading.
     :param read_only: Whether writing is refused. Works on file systems that cannot be written.
     :param lock_timeout_s: How long a writer waits for another one.
     """
@@ -46,14 +47,20 @@ class Database:
         self._stamp: tuple[object, ...] = ()
         self._remove_copy: weakref.finalize[..., Database] | None = None
 
+    def exists(self) -> bool:
+        """Tell whether there is a store in the folder, or something in its place; nothing is opened or created."""
+        return is_there(self.folder)
+
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """
         One consistent view of the store: everything that the body reads is of the same moment.
 
-        :raises StoreError: If the store is missing or unreadable.
+        Where there is no store yet, the view is of an empty one, and nothing is created.
+
+        :raises StoreError: If the store is unreadable, or if it is missing and `read_only`.
         """
-        with self._connection() as connection:
+        with self._connection(create=False) as connection:
             connection.execute("BEGIN")
             try:
                 yield connection
@@ -74,7 +81,7 @@ class Database:
             raise StoreError(msg)
         with self.translated():
             self.folder.mkdir(parents=True, exist_ok=True)
-        with self._translated_lock(), self._connection() as connection:
+        with self.locked(), self._connection(create=True) as connection:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
@@ -84,6 +91,20 @@ class Database:
                     if connection.in_transaction:
                         connection.rollback()
                 raise
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """
+        Keep other writers away while the body runs.
+
+        :raises StoreLockedError: If another writer does not finish in time.
+        """
+        with self.translated(), self._write_lock.hold(self.lock_timeout_s):
+            yield
+
+    def connect_unchecked(self) -> sqlite3.Connection:
+        """Return a connection of the caller's own to what is there, whatever its format; for `migrate`."""
+        return _connect(_uri(self.folder / FILE, "mode=rw"))
 
     def close(self) -> None:
         """Close all connections; the next operation opens new ones."""
@@ -132,11 +153,6 @@ class Database:
                 raise
             raise self._explained(error.strerror or str(error), error.errno) from error
 
-    @contextmanager
-    def _translated_lock(self) -> Iterator[None]:
-        with self.translated(), self._write_lock.hold(self.lock_timeout_s):
-            yield
-
     def _explained(self, cause: str, number: int | None = None) -> StoreError:
         if number in _FULL or "disk is full" in cause or "disk I/O error" in cause:
             remedy = "Nothing of this operation was kept. Free some space (or raise the file size limit) and repeat it."
@@ -151,9 +167,9 @@ class Database:
         return StoreError(f"The store '{self.folder}' cannot be used: {cause}. {remedy}")
 
     @contextmanager
-    def _connection(self) -> Iterator[sqlite3.Connection]:
+    def _connection(self, *, create: bool) -> Iterator[sqlite3.Connection]:
         with self.translated():
-            connection, epoch = self._take()
+            connection, epoch = self._take(create)
             try:
                 yield connection
             finally:
@@ -164,7 +180,7 @@ class Database:
                 if not keep:
                     connection.close()
 
-    def _take(self) -> tuple[sqlite3.Connection, int]:
+    def _take(self, may_create: bool) -> tuple[sqlite3.Connection, int]:
         with self._pool_lock:
             if self._pid != os.getpid():  # SQLite connections must not be used, nor closed, after a fork
                 self._abandoned += self._idle
@@ -173,20 +189,26 @@ class Database:
                 self.close()
             if self._idle:
                 return self._idle.pop(), self._epoch
-            if self._source is None:
-                return self._open_first(), self._epoch
-            return _connect(self._source[0]), self._epoch
+            if self._source is not None:
+                return _connect(self._source[0]), self._epoch
+            connection = self._open_first(may_create)
+            return connection, _NEVER if self._source is None else self._epoch
 
-    def _open_first(self) -> sqlite3.Connection:
+    def _open_first(self, may_create: bool) -> sqlite3.Connection:
+        if not may_create and not self.read_only and not self.exists():
+            return _nothing()
         if self.read_only:
             connection = self._open_read_only()
             source = self._source
         else:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            source = (_uri(self.folder / FILE, "mode=rwc"), False)
-            connection = _connect(source[0])
+            self.folder.mkdir(parents=True, exist_ok=True)  # an error names what is there instead of a folder
+            source = (_uri(self.folder / FILE, "mode=rw"), False)
+            connection = _connect(_uri(self.folder / FILE, "mode=rwc" if may_create else "mode=rw"))
         try:
-            if not self.read_only and _is_empty(connection):
+            if not self.read_only and is_empty(connection):
+                if not may_create:  # what is left where a first writing was killed
+                    connection.close()
+                    return _nothing()
                 self._create(connection)
             check_format(connection, self.folder)
         except BaseException:
@@ -198,7 +220,7 @@ class Database:
 
     def _create(self, connection: sqlite3.Connection) -> None:
         with self._write_lock.hold(self.lock_timeout_s):
-            if not _is_empty(connection):  # another process was first
+            if not is_empty(connection):  # another process was first
                 return
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("BEGIN IMMEDIATE")
@@ -240,6 +262,18 @@ class Database:
         return tuple(stamps)
 
 
+def is_there(folder: Path) -> bool:
+    """
+    Tell whether a folder holds a store, or something in its place.
+
+    :param folder: Any path.
+    """
+    if folder.exists() and not folder.is_dir():
+        return True
+    file = folder / FILE
+    return file.is_file() and file.stat().st_size > 0
+
+
 def _uri(file: Path, options: str) -> str:
     return f"{file.resolve().as_uri()}?{options}"
 
@@ -256,5 +290,8 @@ def _connect(uri: str) -> sqlite3.Connection:
     return connection
 
 
-def _is_empty(connection: sqlite3.Connection) -> bool:
-    return not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+def _nothing() -> sqlite3.Connection:
+    """Return a store without documents that is nowhere on the disk."""
+    connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    create(connection)
+    return connection

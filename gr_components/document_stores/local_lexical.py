@@ -23,7 +23,7 @@ from gr_components.document_stores.local_database import Database
 from gr_components.document_stores.local_lock import FileLock
 from gr_components.document_stores.local_schema import has_changed, read_sequence
 from gr_components.errors import ConfigError, IndexFormatError, StoreLockedError
-from gr_components.indexes import registry
+from gr_components.indexes import leases, registry
 from gr_components.indexes.lexical import Analysis, Hits, LexicalIndex, read_opstamp
 
 logger = logging.getLogger(__name__)
@@ -56,10 +56,12 @@ class Lexical:
         :param top_k: Most hits for each query.
         :param allowed: Ascending numbers that may be found, or None for all.
         """
+        if not self._database.exists() and not self._database.read_only:
+            return [[] for _ in queries]  # reading makes no store
         index, behind = self.current()
         if behind and allowed is None:
             with self._database.reading() as connection:  # the index may still hold deleted documents
-                allowed = np.array([n for (n,) in connection.execute("SELECT number FROM documents ORDER BY number")])
+                allowed = _numbers(connection)
         try:
             return index.search(queries, top_k=top_k, allowed=allowed)
         except IndexFormatError as error:
@@ -125,9 +127,12 @@ class Lexical:
             folder.mkdir(parents=True, exist_ok=True)
         longest = self._database.lock_timeout_s
         patience = longest if self._index is None else min(_PATIENCE_S, longest)
-        with self._database.translated(), FileLock(folder / "lock").hold(patience, own_timeout_s=longest):
+        with self._database.translated(), FileLock(folder / leases.LOCK).hold(patience, own_timeout_s=longest):
+            registered = row.id
             with self._database.reading() as connection:
-                row = registry.require(connection, NAME, "lexical")
+                row = registry.find(connection, NAME)
+            if row is None or row.id != registered:  # deleted while this waited
+                return self._catch_up()
             index = self._opened(row, folder)
             if index is None:
                 return self._build(row, folder)
@@ -176,19 +181,24 @@ class Lexical:
             with self._database.reading() as connection:
                 sequence = read_sequence(connection)
                 index.apply((), _added(connection, row.config, 0))
+                numbers = _numbers(connection)
         except BaseException:
             shutil.rmtree(folder / name, ignore_errors=True)
             raise
-        self._publish(row, (name,), index, sequence)
-        registry.collect(folder, (name,))
+        self._publish(row, (name,), index, sequence, numbers)
+        leases.collect(folder, (name,))
         return index
 
     def _publish(
-        self, row: registry.IndexRow, files: tuple[str, ...], index: LexicalIndex, sequence: int
-    ) -> LexicalIndex:
+        self, row: registry.IndexRow, files: tuple[str, ...], index: LexicalIndex, sequence: int,
+        new: npt.NDArray[np.int64] | None = None,
+    ) -> LexicalIndex:  # fmt: skip
+        """Make a state of the index current; `new` are the numbers in files that were not current before."""
         generation = index.opstamp
         if (row.files, row.generation) != (files, generation):
             with self._database.writing() as connection:
+                if new is not None:
+                    registry.keep_deletions(connection, new)
                 registry.advance(connection, row, files=files, up_to_sequence=sequence, generation=generation)
                 registry.prune_deletions(connection)
                 row = registry.require(connection, NAME, "lexical")
@@ -199,7 +209,7 @@ class Lexical:
         if row is not None and row.files and row.files != self._damaged:
             path = registry.folder_of(self._database.folder, row) / row.files[0]
             try:
-                index = LexicalIndex.open(path, _analysis(row.config), writable=False)
+                index = open_read_only(path, row)
                 with self._database.reading() as connection:
                     current = not has_changed(connection, row.up_to_sequence)
                     if current and index.num_documents == _count(connection):
@@ -245,6 +255,17 @@ class Lexical:
                 raise ConfigError(msg)
 
 
+def open_read_only(path: Path, row: registry.IndexRow) -> LexicalIndex:
+    """
+    Open the files of a lexical index where they lie, without writing anything.
+
+    :param path: Their folder.
+    :param row: The generation that they are.
+    :raises IndexFormatError: If they are damaged.
+    """
+    return LexicalIndex.open(path, _analysis(row.config), writable=False)
+
+
 def _analysis(config: Mapping[str, Any]) -> Analysis:
     return Analysis(**{key: value for key, value in config.items() if key != "queries"})
 
@@ -261,6 +282,11 @@ def _added(connection: sqlite3.Connection, config: Mapping[str, Any], since: int
 def _removed(connection: sqlite3.Connection, since: int) -> Iterator[int]:
     for (number,) in connection.execute("SELECT number FROM deletions WHERE sequence > ?", (since,)):
         yield number
+
+
+def _numbers(connection: sqlite3.Connection) -> npt.NDArray[np.int64]:
+    found = connection.execute("SELECT number FROM documents ORDER BY number").fetchall()
+    return np.array(found, dtype=np.int64).reshape(-1)
 
 
 def _count(connection: sqlite3.Connection) -> int:

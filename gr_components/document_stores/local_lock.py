@@ -1,6 +1,5 @@
 """One holder at a time, across threads and processes: an advisory lock on a file (`flock`)."""
 
-import fcntl
 import os
 import threading
 import time
@@ -9,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gr_components.errors import StoreLockedError
+from gr_components.posix import fcntl
 
 _POLL_S = 0.005
 

@@ -10,6 +10,7 @@ has seen that, `indexes` is the registry of index generations.
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from gr_components import __version__
 from gr_components.errors import StoreVersionError
@@ -17,8 +18,8 @@ from gr_components.errors import StoreVersionError
 FORMAT = 1
 FILE = "store.sqlite"
 
-#: Upgrades by the version they start from; `gr migrate` runs them in order inside one transaction. Format 1 is the
-#: first, so there is none yet.
+#: The step from each older version to the next; `migrate` runs them in order inside one transaction, so a step uses
+#: `execute` only (`executescript` commits). Format 1 is the first, so there is none yet.
 MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {}
 
 _TABLES = """
@@ -69,13 +70,22 @@ def create(connection: sqlite3.Connection) -> None:
 
     :param connection: A connection to a store or to an empty file.
     """
-    if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+    if not is_empty(connection):
         return
     for statement in _TABLES.split(";"):
         if statement.strip():
             connection.execute(statement)
     rows = {"format": FORMAT, "created_by": f"gr-components {__version__}", "sequence": 0, "last_deletion": 0}
     connection.executemany("INSERT INTO store VALUES (?, ?)", rows.items())
+
+
+def is_empty(connection: sqlite3.Connection) -> bool:
+    """
+    Tell whether a database has no tables at all.
+
+    :param connection: An open connection.
+    """
+    return not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
 
 
 def check_format(connection: sqlite3.Connection, folder: Path) -> None:
@@ -86,16 +96,43 @@ def check_format(connection: sqlite3.Connection, folder: Path) -> None:
     :param folder: The store, for the message.
     :raises StoreVersionError: If it is not of format `FORMAT`.
     """
+    found = read_format(connection, folder)
+    if found != FORMAT:
+        raise refusal(folder, found)
+
+
+def read_format(connection: sqlite3.Connection, folder: Path) -> Any:
+    """
+    Return the format version of a store, an integer unless somebody else wrote it.
+
+    :param connection: An open connection.
+    :param folder: The store, for the message.
+    :raises StoreVersionError: If the database is no store.
+    """
     known = connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'store'").fetchone()[0]
     row = connection.execute("SELECT value FROM store WHERE key = 'format'").fetchone() if known else None
     if row is None:
         msg = f"'{folder / FILE}' is an SQLite database but no document store. Choose another folder."
         raise StoreVersionError(msg)
-    if row[0] != FORMAT:
-        older = isinstance(row[0], int) and row[0] < FORMAT
-        remedy = "Run: gr migrate" if older else "Upgrade gr-components, or index the documents again."
-        msg = f"The store '{folder}' has format {row[0]}, this version ({__version__}) reads format {FORMAT}. {remedy}"
-        raise StoreVersionError(msg)
+    return row[0]
+
+
+def refusal(folder: Path, found: Any) -> StoreVersionError:
+    """
+    Make the error for a store of another format.
+
+    :param folder: The store.
+    :param found: Its format version.
+    """
+    if isinstance(found, int) and found < FORMAT and found in MIGRATIONS:
+        remedy = f"Run: gr migrate --store {folder}"
+    elif isinstance(found, int) and found < FORMAT:
+        remedy = "It is too old to be upgraded. Index the documents again, into a new folder."
+    else:
+        remedy = "Upgrade gr-components, or index the documents again, into a new folder."
+    return StoreVersionError(
+        f"The store '{folder}' has format {found}, this version ({__version__}) reads format {FORMAT}. {remedy}"
+    )
 
 
 def read_sequence(connection: sqlite3.Connection) -> int:

@@ -16,7 +16,7 @@ from gr_components.document_stores.local_schema import read_sequence
 from gr_components.document_stores.local_suffix import Suffixes, SuffixSnapshot, Tokenize
 from gr_components.document_stores.local_vectors import Vectors
 from gr_components.errors import StoreError
-from gr_components.indexes import registry
+from gr_components.indexes import leases, registry
 from gr_components.indexes.lexical import Hits
 from gr_components.indexes.registry import IndexState
 from gr_components.indexes.vector import Similarity
@@ -216,6 +216,7 @@ class IndexedDocuments:
         :param report: Where progress goes.
         :returns: How many documents were added.
         :raises TokenizerMismatchError: If the index was made with another tokenizer.
+        :raises ConfigError: If it was made with another `config`, other fields, another boundary or vocabulary.
         """
         described = {
             **(config or {}),
@@ -253,8 +254,9 @@ class IndexedDocuments:
         self._vectors.close()
         self._suffixes.close()
         with self._database.reading() as connection:
-            kept = {registry.folder_of(self._database.folder, row).name for row in registry.rows(connection)}
-        registry.collect_indexes(self._database.folder, kept)
+            keep = registry.names_to_keep(connection)
+        with self._database.translated():
+            leases.collect_indexes(self._database.folder, keep)
 
     def _embedding_index_id(self, connection: Any) -> int:
         row = registry.find(connection, self.embedding_index)

@@ -6,6 +6,7 @@ and is dead: liveness is derived from the database whenever an index is opened, 
 """
 
 import json
+import reprlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ from gr_components.document_stores.local_lock import FileLock
 from gr_components.document_stores.local_schema import read_last_deletion, read_sequence
 from gr_components.errors import ConfigError, IndexFormatError, TokenizerMismatchError
 from gr_components.extras import need
-from gr_components.indexes import registry
+from gr_components.indexes import leases, registry
 from gr_components.progress import Reporter, Silent, Task
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class SuffixSnapshot:
     model_fingerprint: str | None
     generation: int
     lag: int
-    lease: registry.Lease
+    lease: leases.Lease
 
 
 class Suffixes:
@@ -89,8 +90,10 @@ class Suffixes:
             while True:
                 with self._database.reading() as connection:
                     row = registry.find(connection, name)
+                    if row is None:
+                        self._snapshots.pop(name, None)
                     if row is None and not connection.execute("SELECT 1 FROM documents LIMIT 1").fetchone():
-                        return SuffixSnapshot(_suffix_index((), ()), {}, None, 0, 0, registry.Lease(()))
+                        return SuffixSnapshot(_suffix_index((), ()), {}, None, 0, 0, leases.Lease(()))
                     row = registry.require(connection, name, "suffix")
                     lag = _count_missing(connection, row.up_to_sequence)
                     key = (row, read_last_deletion(connection))
@@ -100,7 +103,7 @@ class Suffixes:
                     numbers = _live_numbers(connection)
                     folder = registry.folder_of(self._database.folder, row)
                     try:
-                        lease = registry.Lease(folder / file for file in row.files)
+                        lease = leases.Lease(folder / file for file in row.files)
                     except FileNotFoundError as error:
                         if row == lost:
                             msg = f"Files of the index {name!r} are missing in '{folder}'. Build the index again."
@@ -112,6 +115,7 @@ class Suffixes:
             index = _suffix_index(segments, [_live_mask(segment, numbers) for segment in segments])
             snapshot = SuffixSnapshot(index, row.config, row.model_fingerprint, row.generation, lag, lease)
             self._snapshots[name] = (key, snapshot)
+            self._drop_unused(row)
             return snapshot
 
     def build(
@@ -128,16 +132,20 @@ class Suffixes:
         :param report: Where progress goes.
         :returns: How many documents were added.
         :raises TokenizerMismatchError: If the index was made with another tokenizer.
-        :raises ConfigError: If it was made with other fields or another boundary.
+        :raises ConfigError: If anything else in its configuration differs, such as the fields or the grammar.
+        :raises IndexMissingError: If it was deleted while this built it.
         """
         with self._database.writing() as connection:
             row = registry.register(connection, name, "suffix", config, model_fingerprint)
         _check_config(row, config)
+        registered = row.id
         folder = registry.folder_of(self._database.folder, row)
         with self._database.translated():
             folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / "lock").hold(self._database.lock_timeout_s):
-            row = self._sound_row(name, folder)
+        with FileLock(folder / leases.LOCK).hold(self._database.lock_timeout_s):
+            row = self._sound_row(name)
+            if row.id != registered:  # deleted and made again while this waited
+                return self.build(name, tokenize, config, model_fingerprint, report)
             with self._database.reading() as connection:
                 sequence, missing = read_sequence(connection), _count_missing(connection, row.up_to_sequence)
             files = row.files
@@ -145,7 +153,7 @@ class Suffixes:
                 documents = self._missing(row, sequence, missing, tokenize, report)
                 files += (self._write_segment(folder, row, documents, report),)
             if missing or sequence > row.up_to_sequence:
-                row = self._publish(row, files, sequence, config, model_fingerprint)
+                row = self._publish(row, files, sequence, model_fingerprint)
             self._merge(row, folder, report)
             return missing
 
@@ -155,10 +163,11 @@ class Suffixes:
             self._snapshots.clear()  # leases end with the last user of a snapshot
             self._segments.clear()
 
-    def _sound_row(self, name: str, folder: Path) -> registry.IndexRow:
+    def _sound_row(self, name: str) -> registry.IndexRow:
         """Return the current generation, or an empty one if its files are damaged."""
         with self._database.reading() as connection:
             row = registry.require(connection, name, "suffix")
+        folder = registry.folder_of(self._database.folder, row)
         try:
             for file in row.files:
                 self._segment(folder / file)
@@ -168,13 +177,21 @@ class Suffixes:
         return row
 
     def _segment(self, path: Path) -> "SuffixSegment":
-        segment = self._segments.get(path)
-        if segment is None:
-            need("numba", "generative")
-            from gr_components.indexes.suffix import SuffixSegment
+        need("numba", "generative")
+        from gr_components.indexes.suffix import SuffixSegment
 
-            segment = self._segments[path] = SuffixSegment.open(path)
-        return segment
+        with self._mutex:
+            segment = self._segments.get(path)
+            if segment is None:
+                segment = self._segments[path] = SuffixSegment.open(path)
+            return segment
+
+    def _drop_unused(self, current: registry.IndexRow) -> None:
+        """Close the segments that no current state of an index needs: open files keep their disk space."""
+        with self._mutex:
+            others = [key[0] for name, (key, _) in self._snapshots.items() if name != current.name]
+            needed = registry.paths_of(self._database.folder, [current, *others])
+            self._segments = {path: segment for path, segment in self._segments.items() if path in needed}
 
     def _missing(
         self, row: registry.IndexRow, sequence: int, total: int, tokenize: Tokenize, report: Reporter
@@ -204,7 +221,7 @@ class Suffixes:
 
         path = folder / registry.new_name(row)
         with self._database.full_disk_explained():
-            self._segments[path] = SuffixSegment.build(
+            segment = SuffixSegment.build(
                 path,
                 documents,
                 fields=row.config["fields"],
@@ -213,16 +230,15 @@ class Suffixes:
                 vocabulary_size=row.config["vocabulary_size"],
                 report=report,
             )
+        with self._mutex:
+            self._segments[path] = segment
         return path.name
 
     def _publish(
-        self, row: registry.IndexRow, files: Sequence[str], sequence: int,
-        config: Mapping[str, Any] | None = None, model_fingerprint: str | None = None,
-    ) -> registry.IndexRow:  # fmt: skip
+        self, row: registry.IndexRow, files: Sequence[str], sequence: int, model_fingerprint: str | None = None
+    ) -> registry.IndexRow:
         with self._database.writing() as connection:
-            registry.advance(
-                connection, row, files=files, up_to_sequence=sequence, config=config, fingerprint=model_fingerprint
-            )
+            registry.advance(connection, row, files=files, up_to_sequence=sequence, fingerprint=model_fingerprint)
             return registry.require(connection, row.name, "suffix")
 
     def _merge(self, row: registry.IndexRow, folder: Path, report: Reporter) -> None:
@@ -245,9 +261,8 @@ class Suffixes:
             row = self._publish(row, files, row.up_to_sequence)
         with self._mutex:
             self._snapshots.pop(row.name, None)
-        removed = registry.collect(folder, row.files)
-        for name in removed:
-            self._segments.pop(folder / name, None)
+        leases.collect(folder, row.files)
+        self._drop_unused(row)
 
 
 def segments_to_merge(live: Sequence[int], documents: Sequence[int], tokens: Sequence[int]) -> list[int]:
@@ -315,7 +330,18 @@ def _check_config(row: registry.IndexRow, config: Mapping[str, Any]) -> None:
             f"{config['tokenizer_fingerprint'][:12]}. {remedy}"
         )
         raise TokenizerMismatchError(msg)
-    for key in ("fields", "boundary", "vocabulary_size"):
-        if row.config[key] != config[key]:
-            msg = f"The index {row.name!r} was made with {key}={row.config[key]!r}, not {config[key]!r}. {remedy}"
-            raise ConfigError(msg)
+    for place, before, now in _differences(row.config, json.loads(json.dumps(dict(config)))):
+        msg = f"The index {row.name!r} was made with {place}={before}, not {now}. {remedy}"
+        raise ConfigError(msg)
+
+
+def _differences(before: Any, now: Any, place: str = "") -> Iterator[tuple[str, str, str]]:
+    """Yield where two configurations differ, and what is there."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted(before.keys() | now.keys()):
+            yield from _differences(before.get(key), now.get(key), f"{place}.{key}" if place else key)
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        for at, (old, new) in enumerate(zip(before, now, strict=True)):
+            yield from _differences(old, new, f"{place}[{at}]")
+    elif before != now:
+        yield place, reprlib.repr(before), reprlib.repr(now)

@@ -23,7 +23,7 @@ from gr_components.document_stores.local_rows import check_finite
 from gr_components.document_stores.local_schema import read_last_deletion, read_sequence
 from gr_components.document_stores.local_write import Changes, write_vector
 from gr_components.errors import DimensionError, IndexFormatError, SearchIndexError, StoreLockedError
-from gr_components.indexes import registry
+from gr_components.indexes import leases, registry
 from gr_components.indexes.vector import Hits, Part, Similarity, VectorShard, make_part, search
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class Snapshot:
     row: registry.IndexRow
     up_to: int
     parts: tuple[Part, ...]
-    lease: registry.Lease
+    lease: leases.Lease
     mostly_dead: bool
 
 
@@ -103,8 +103,10 @@ class Vectors:
         with self._mutex:
             known = self._snapshots.get(name)
             with self._database.reading() as connection:
-                if registry.find(connection, name) is None and not _any_document(connection):
-                    return None
+                if registry.find(connection, name) is None:
+                    self._snapshots.pop(name, None)
+                    if not _any_document(connection):
+                        return None
                 row = registry.require(connection, name, "vector")
                 if known is not None and known.row == row and not _moved(connection, row, known.up_to):
                     return known
@@ -120,6 +122,9 @@ class Vectors:
                 self._flush(row, anew=True)
                 snapshot = self._load(name)
             self._snapshots[name] = snapshot
+            # Shards of former generations would keep their memory, and their disk space although they are deleted.
+            needed = registry.paths_of(self._database.folder, [known.row for known in self._snapshots.values()])
+            self._shards = {path: shard for path, shard in self._shards.items() if path in needed}
             return snapshot
 
     def write(
@@ -168,14 +173,14 @@ class Vectors:
                 row = registry.require(connection, name, "vector")
                 folder = registry.folder_of(self._database.folder, row)
                 try:
-                    lease = registry.Lease(folder / file for file in row.files)
+                    lease = leases.Lease(folder / file for file in row.files)
                     shards = [self._shard(folder / file) for file in row.files]
                 except (FileNotFoundError, IndexFormatError) as error:
                     if row != missing:  # perhaps a newer generation replaced these files since the row was read
                         missing = row
                         continue
                     logger.warning("Reading vectors from the database: {error}", error=str(error))
-                    return _assembled(connection, row, None, registry.Lease(()))
+                    return _assembled(connection, row, None, leases.Lease(()))
                 return _assembled(connection, row, shards, lease)
 
     def _shard(self, path: Path) -> VectorShard:
@@ -189,7 +194,7 @@ class Vectors:
         folder = registry.folder_of(self._database.folder, row)
         with contextlib.suppress(StoreLockedError), self._database.translated():
             folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder / "lock").hold(0):
+            with FileLock(folder / leases.LOCK).hold(0):
                 path = folder / registry.new_name(row)
                 with self._database.reading() as connection:
                     if registry.find(connection, row.name) != row:
@@ -198,11 +203,10 @@ class Vectors:
                     _write_shard(connection, path, row, 0 if anew else row.up_to_sequence)
                 files = (path.name,) if anew else (*row.files, path.name)
                 with self._database.writing() as connection:
+                    registry.keep_deletions(connection, VectorShard.open(path).part.numbers_N)
                     registry.advance(connection, row, files=files, up_to_sequence=sequence)
                     registry.prune_deletions(connection)
-                removed = registry.collect(folder, files)
-                for name in removed:
-                    self._shards.pop(folder / name, None)
+                leases.collect(folder, files)
 
 
 def prepare(
@@ -237,7 +241,7 @@ def prepare(
 
 
 def _assembled(
-    connection: sqlite3.Connection, row: registry.IndexRow, shards: list[VectorShard] | None, lease: registry.Lease
+    connection: sqlite3.Connection, row: registry.IndexRow, shards: list[VectorShard] | None, lease: leases.Lease
 ) -> Snapshot:
     """Put shards and the changes since together; without shards everything comes from the database."""
     since = 0 if shards is None else row.up_to_sequence

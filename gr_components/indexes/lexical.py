@@ -9,8 +9,10 @@ is split into terms like document text and never read as query syntax.
 import json
 import re
 import shutil
+import struct
 import tempfile
 import threading
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -34,6 +36,7 @@ _CJK = re.compile(
     "\U00020000-\U0003ffff]+"
 )
 _DISK_FULL = re.compile(r"(?:os error |code: )(27|28|122)\b")  # EFBIG, ENOSPC, EDQUOT in messages from Rust
+_FOOTER = 1337  # ends every data file of tantivy, after the length of the footer that holds its checksum
 _LONGEST_TERM = 255  # bytes; longer "words" are data, not text
 _HEAP = 64 << 20
 _SELECTIVE = 2000  # filters of up to this many numbers go into the query; broader ones are applied to its results
@@ -253,11 +256,40 @@ def read_opstamp(folder: Path) -> int:
     :param folder: Folder of an index.
     :raises IndexFormatError: If it holds none.
     """
+    return int(_read_meta(folder)["opstamp"])
+
+
+def _read_meta(folder: Path) -> dict[str, Any]:
     try:
-        return int(json.loads((folder / "meta.json").read_text(encoding="utf-8"))["opstamp"])
+        meta: dict[str, Any] = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        int(meta["opstamp"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         msg = f"'{folder}' holds no readable lexical index: {error}"
         raise IndexFormatError(msg) from error
+    return meta
+
+
+def check_files(folder: Path) -> None:
+    """
+    Compare every data file of an index with the checksum that tantivy wrote at its end.
+
+    :param folder: Folder of an index.
+    :raises IndexFormatError: If one differs, or there is no index.
+    """
+    segments = [part["segment_id"].replace("-", "") for part in _read_meta(folder).get("segments", [])]
+    for file in sorted(folder.iterdir()):
+        if file.name.partition(".")[0] not in segments:
+            continue
+        data = file.read_bytes()
+        length, magic = struct.unpack("<II", data[-8:].rjust(8, b"\0"))
+        body, footer = data[: -8 - length], data[-8 - length : -8]
+        try:
+            sound = magic == _FOOTER and json.loads(footer)["crc"] == zlib.crc32(body)
+        except (ValueError, KeyError, TypeError):
+            sound = False
+        if not sound:
+            msg = f"'{file}' does not have the checksum that tantivy wrote: it is damaged"
+            raise IndexFormatError(msg)
 
 
 @contextmanager

@@ -2,26 +2,25 @@
 The registry of a store's indexes: which generation of each is current, and which files belong to it.
 
 An index is a row of the `indexes` table. Its files are immutable and complete before the row names them; a new state of
-the index is a new generation of the row. Readers hold the files of the generation they opened with a `Lease`; `collect`
-removes files that no row names and no process holds.
+the index is a new generation of the row. `leases` keeps files that are read and removes those that no row names.
 """
 
-import errno
-import fcntl
 import json
-import os
-import shutil
+import re
 import sqlite3
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from gr_components.errors import IndexMissingError, SearchIndexError
-from gr_components.indexes.manifest import MANIFEST
 
 Kind = Literal["lexical", "vector", "suffix"]
+_FOLDER = re.compile(r"(?:lexical|vector|suffix)-(\d+)")
 _COLUMNS = "id, name, kind, model_fingerprint, config, generation, up_to_sequence, files"
 
 
@@ -138,7 +137,7 @@ def register(
 
 def advance(
     connection: sqlite3.Connection, row: IndexRow, *, files: Iterable[str], up_to_sequence: int,
-    config: Mapping[str, Any] | None = None, fingerprint: str | None = None, generation: int | None = None,
+    fingerprint: str | None = None, generation: int | None = None,
 ) -> None:  # fmt: skip
     """
     Make the next generation of an index current.
@@ -147,22 +146,23 @@ def advance(
     :param row: The generation it follows.
     :param files: Folder names of the new generation, all complete.
     :param up_to_sequence: The last change that they contain.
-    :param config: New configuration, if it changes.
     :param fingerprint: New model fingerprint, if it changes.
     :param generation: Its number, where the index files count themselves; the next one by default.
+    :raises IndexMissingError: If the index was deleted meanwhile.
     """
-    connection.execute(
-        "UPDATE indexes SET generation = ?, up_to_sequence = ?, files = ?, config = ?, model_fingerprint = ? "
-        "WHERE id = ?",
+    updated = connection.execute(
+        "UPDATE indexes SET generation = ?, up_to_sequence = ?, files = ?, model_fingerprint = ? WHERE id = ?",
         (
             row.generation + 1 if generation is None else generation,
             up_to_sequence,
             json.dumps(list(files)),
-            json.dumps(dict(row.config if config is None else config)),
             row.model_fingerprint if fingerprint is None else fingerprint,
             row.id,
         ),
-    )
+    ).rowcount
+    if not updated:
+        msg = f"The index {row.name!r} was deleted while it was brought up to date. Build it again if it is wanted."
+        raise IndexMissingError(msg)
 
 
 def lacks(row: IndexRow | None) -> tuple[str, tuple[int, ...]]:
@@ -197,14 +197,27 @@ def state(connection: sqlite3.Connection, row: IndexRow) -> IndexState:
 
 def prune_deletions(connection: sqlite3.Connection) -> None:
     """
-    Forget deletions that every index has seen. Suffix indexes do not need them.
+    Forget deletions that all index files have seen. Suffix indexes do not need them, nor does one without files.
 
     :param connection: A connection in a write transaction.
     """
-    sql = "SELECT min(up_to_sequence) FROM indexes WHERE kind <> 'suffix'"
+    sql = "SELECT min(up_to_sequence) FROM indexes WHERE kind <> 'suffix' AND files <> '[]'"
     seen = connection.execute(sql).fetchone()[0]
     if seen is not None:
         connection.execute("DELETE FROM deletions WHERE sequence <= ?", (seen,))
+
+
+def keep_deletions(connection: sqlite3.Connection, numbers: npt.NDArray[np.int64]) -> None:
+    """
+    Put deletions back that an index needs: those that happened, and were pruned, while its new files were made.
+
+    :param connection: A connection in the write transaction that makes the files current.
+    :param numbers: The document numbers in them.
+    """
+    live = np.array(connection.execute("SELECT number FROM documents").fetchall(), dtype=np.int64).reshape(-1)
+    gone = np.setdiff1d(numbers, live).tolist()
+    now = connection.execute("SELECT value FROM store WHERE key = 'sequence'").fetchone()[0]
+    connection.executemany("INSERT OR IGNORE INTO deletions VALUES (?, ?)", [(number, now) for number in gone])
 
 
 def forget(connection: sqlite3.Connection, row: IndexRow) -> None:
@@ -228,6 +241,16 @@ def folder_of(store: Path, row: IndexRow) -> Path:
     return store / "indexes" / f"{row.kind}-{row.id}"
 
 
+def paths_of(store: Path, rows: Iterable[IndexRow]) -> set[Path]:
+    """
+    Return what generations of indexes consist of.
+
+    :param store: Folder of the store.
+    :param rows: The generations.
+    """
+    return {folder_of(store, row) / file for row in rows for file in row.files}
+
+
 def new_name(row: IndexRow) -> str:
     """
     Return a folder name that was never used before.
@@ -237,94 +260,21 @@ def new_name(row: IndexRow) -> str:
     return f"{row.generation + 1:06d}-{uuid.uuid4().hex[:12]}"
 
 
-def collect(folder: Path, keep: Iterable[str]) -> list[str]:
+def names_to_keep(connection: sqlite3.Connection) -> Callable[[str], bool]:
     """
-    Remove folders that the registry does not name and no process holds. The caller excludes builders of this index.
+    Return which folders of indexes must stay: those of indexes that exist, may come to exist, or are none of ours.
 
-    :param folder: The folder of one index; may be missing.
-    :param keep: Folder names of the current generation.
-    :returns: What was removed.
+    :param connection: An open connection to the store.
     """
-    kept = set(keep)
-    removed = []
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if path.is_dir() and path.name not in kept and _remove_unused(path):
-            removed.append(path.name)
-    return removed
+    kept = {row.id for row in rows(connection)}
+    newest = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'indexes'").fetchone()
 
+    def keep(name: str) -> bool:
+        known = _FOLDER.fullmatch(name)
+        # A greater id belongs to an index that was made after this was read.
+        return known is None or newest is None or int(known[1]) in kept or int(known[1]) > newest[0]
 
-def collect_indexes(store: Path, keep: Iterable[str]) -> None:
-    """
-    Remove the folders of indexes that were forgotten, as far as no process holds them.
-
-    :param store: Folder of the store.
-    :param keep: Folder names of the indexes that exist.
-    """
-    kept = set(keep)
-    parent = store / "indexes"
-    for folder in sorted(parent.iterdir()) if parent.is_dir() else []:
-        if folder.name not in kept:
-            collect(folder, ())
-            if not any(path.is_dir() for path in folder.iterdir()):
-                shutil.rmtree(folder, ignore_errors=True)
-
-
-class Lease:
-    """
-    Keeps index folders from being collected while they are in use, in every process. Ends with `release` or its owner.
-
-    :param folders: Complete index folders.
-    :raises FileNotFoundError: If one was collected already: the caller reads the registry again.
-    """
-
-    def __init__(self, folders: Iterable[Path]) -> None:
-        self._descriptors: list[int] = []
-        try:
-            for folder in folders:
-                descriptor = os.open(folder / MANIFEST, os.O_RDONLY | os.O_CLOEXEC)
-                self._descriptors.append(descriptor)
-                _lock(descriptor, fcntl.LOCK_SH)
-                if not os.fstat(descriptor).st_nlink:  # it was removed while this waited for the lock
-                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
-        except BaseException:
-            self.release()
-            raise
-
-    def release(self) -> None:
-        """End the lease."""
-        descriptors, self._descriptors = self._descriptors, []
-        for descriptor in descriptors:
-            os.close(descriptor)
-
-    def __del__(self) -> None:
-        self.release()
-
-
-def _remove_unused(folder: Path) -> bool:
-    try:
-        descriptor = os.open(folder / MANIFEST, os.O_RDONLY | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):  # unfinished work: nobody reads it
-        shutil.rmtree(folder, ignore_errors=True)
-        return True
-    try:
-        unused = _lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if unused:
-            shutil.rmtree(folder, ignore_errors=True)
-        return unused
-    finally:
-        os.close(descriptor)
-
-
-def _lock(descriptor: int, operation: int) -> bool:
-    try:
-        fcntl.flock(descriptor, operation)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        # A file system without locks (some network mounts): mapped files stay readable after removal anyway.
-        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL):
-            raise
-    return True
+    return keep
 
 
 def _of_kind(row: IndexRow, kind: Kind) -> IndexRow:

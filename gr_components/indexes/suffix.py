@@ -19,13 +19,13 @@ import numpy.typing as npt
 
 from gr_components.errors import DataError, IndexFormatError, TokenizerMismatchError
 from gr_components.indexes.candidates import Int64
+from gr_components.indexes.formats import SUFFIX
 from gr_components.indexes.manifest import Manifest, Verify, open_array, publish, read_manifest, save_array
 from gr_components.indexes.suffix_array import MAX_LENGTH, suffix_array
 from gr_components.indexes.suffix_kernels import BLOCK_SHIFT, SuffixArrays, build_hot_table
 from gr_components.progress import Reporter, Silent, Task
 
-FORMAT = "gr.suffix"
-VERSION = 1
+FORMAT, VERSION = SUFFIX
 
 _SMALL_TEXT = 4_000_000
 _HOT_SMALL, _HOT_LARGE = 64, 1024

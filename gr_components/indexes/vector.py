@@ -15,9 +15,10 @@ import numpy.typing as npt
 
 from gr_components.errors import ConfigError, DimensionError, IndexFormatError, NumericsError
 from gr_components.extras import need
+from gr_components.indexes.formats import VECTORS
 from gr_components.indexes.manifest import Verify, open_array, publish, read_manifest, save_array
 
-FORMAT, VERSION = "gr.vectors", 1
+FORMAT, VERSION = VECTORS
 
 Similarity = Literal["cosine", "dot", "l2"]
 Hits = list[tuple[int, float]]
@@ -191,11 +192,14 @@ def _search_part(
     if not total:
         return [[] for _ in queries_QE]
     wanted = min(top_k, total)
+    longest = 1.0 if similarity == "cosine" or part.lengths_N is None else float(part.lengths_N.max())
     rough_QK, rows_QK = _nearest(part, queries_QE, min(wanted + _EXTRA, total), similarity, keep_N)
     hits: list[Hits] = []
     for q, query_E in enumerate(queries_QE):
         rough_K, rows_K = rough_QK[q], rows_QK[q]
-        while len(rows_K) < total and rough_K[wanted - 1] - rough_K[-1] <= _doubt(query_E, part, rows_K, similarity):
+        while len(rows_K) < total and rough_K[wanted - 1] - rough_K[-1] <= _doubt(
+            query_E, longest, rough_K[wanted - 1], similarity
+        ):
             more = min(len(rows_K) * 8, total)  # perhaps not all equally good vectors were fetched
             rough_1K, rows_1K = _nearest(part, query_E[None], more, similarity, keep_N)
             rough_K, rows_K = rough_1K[0], rows_1K[0]
@@ -240,11 +244,20 @@ def _nearest(
     return np.take_along_axis(scores_QK, order_QK, axis=1), np.take_along_axis(rows_QK, order_QK, axis=1)
 
 
-def _doubt(query_E: Floats, part: Part, rows_K: npt.NDArray[np.int64], similarity: Similarity) -> float:
-    """Return how far FAISS's scores of these rows may be off."""
+def _doubt(query_E: Floats, longest: float, rough_last: float, similarity: Similarity) -> float:
+    """
+    Return how far FAISS's score may be off for any vector that could be among the best, fetched or not.
+
+    :param query_E: The query.
+    :param longest: Length of the longest vector of the part.
+    :param rough_last: FAISS's score of the last vector that is wanted.
+    :param similarity: What is compared.
+    """
     length = float(np.linalg.norm(query_E))
-    longest = 1.0 if similarity == "cosine" else float(np.linalg.norm(part.vectors_NE[rows_K], axis=1).max())
-    return _ROUNDING * (max(length, longest) ** 2 if similarity == "l2" else length * longest)
+    if similarity == "l2":  # a vector much longer than this is farther from the query than the last wanted one
+        reach = 1.01 * (length + max(-rough_last, 0.0) ** 0.5)
+        return _ROUNDING * max(length, min(longest, reach)) ** 2
+    return _ROUNDING * length * longest
 
 
 def _score(query_E: Floats, vectors_KE: Floats, similarity: Similarity) -> npt.NDArray[np.float64]:

@@ -58,7 +58,7 @@ def _pipeline_options(function: F) -> F:
     show_default=True,
     help="Cut longer text files into passages.",
 )
-@click.option("--verify", is_flag=True, help="Check every file of every index against its checksum.")
+@click.option("--verify", is_flag=True, help="Only look for damage in the store and its indexes.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 def index(docs: tuple[Path, ...], store: Path, quiet: bool, **options: Any) -> None:
     """
@@ -69,7 +69,10 @@ def index(docs: tuple[Path, ...], store: Path, quiet: bool, **options: Any) -> N
     """
     from gr_pipelines.indexing import IndexOptions, index_documents
 
-    if options.pop("verify") or (docs == (Path("verify"),) and not docs[0].exists()):
+    if options.pop("verify"):
+        if docs:
+            msg = "--verify only looks for damage and writes nothing: leave DOCS out, or leave --verify out."
+            raise ConfigError(msg)
         from gr_components.doctor import print_findings, store_findings
 
         print_findings(store_findings(store, verify=True))
@@ -137,7 +140,8 @@ def evaluate(
     """
     Run PIPELINE over a file of questions, one at a time.
 
-    Writes run.trec; with --qrels metrics.json; and answers.jsonl if the pipeline has a reader.
+    Writes run.trec; with --qrels metrics.json; and answers.jsonl if the pipeline has a reader. All measures are
+    fractions from 0 to 1, EM and F1 too; the table of `gr demo` shows those two in percent.
     """
     from gr_components.evaluation import DEFAULT_MEASURES
     from gr_pipelines import evaluating
@@ -149,7 +153,8 @@ def evaluate(
         )  # fmt: skip
     for name, value in figures.items():
         digits = 0 if name == "num_queries" else 1 if name == "ms_per_query" else 4
-        click.echo(f"{name:<14} {value:.{digits}f}")
+        percent = f"  ({100 * value:.1f} %)" if name in ("EM", "F1") else ""  # the unit of the demo and the recipes
+        click.echo(f"{name:<14} {value:.{digits}f}{percent}")
     click.echo(f"Written to {out}")
 
 
@@ -221,12 +226,14 @@ def demo(
 
 
 def _open(pipeline: str, store: Path | None, settings: tuple[str, ...]) -> "QueryPipeline":
+    from gr_components.document_stores.local_schema import FILE
     from gr_pipelines.query import QueryPipeline
 
-    if store is not None and not store.is_dir():
-        msg = f"There is no store '{store}'. Make it with: gr index DOCS --store {store}"
+    loaded = QueryPipeline(pipeline, **_parameters(store, settings))
+    for missing in loaded.missing_stores():
+        msg = f"There is no store in '{missing}' (no file {FILE}). Make it with: gr index DOCS --store {missing}"
         raise StoreError(msg)
-    return QueryPipeline(pipeline, **_parameters(store, settings))
+    return loaded
 
 
 def _parameters(store: Path | None, settings: tuple[str, ...]) -> dict[str, Any]:

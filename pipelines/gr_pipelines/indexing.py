@@ -101,10 +101,10 @@ def index_documents(paths: Sequence[Path], store: Path, options: IndexOptions, r
     :raises DataError: On malformed input; what was read before it is kept.
     """
     sources = open_sources(paths, options.max_words)
-    if not sources and not store.is_dir():
-        msg = f"There is no store '{store}', and no documents to make one were given."
-        raise StoreError(msg)
     document_store = LocalDocumentStore(str(store), language=options.language, lexical_queries=options.lexical_queries)
+    if not sources and not document_store.exists():
+        msg = f"There is no store in '{store}', and no documents to make one were given: gr index DOCS --store {store}"
+        raise StoreError(msg)
     summary = Summary()
     try:
         before = document_store.count_documents()
@@ -181,4 +181,8 @@ def _update_dense(store: LocalDocumentStore, options: IndexOptions, report: Repo
 
 def _update_generative(store: LocalDocumentStore, options: IndexOptions, report: Reporter) -> None:
     layout = IdentifierLayout.of(resolve_model(options.generative_model))
-    index_pending(store, layout, index=options.generative_index, report=report)
+    try:
+        index_pending(store, layout, index=options.generative_index, report=report)
+    except ConfigError as error:  # another grammar
+        msg = f"{error} From the command line: gr index --rebuild {options.generative_index}"
+        raise ConfigError(msg) from error

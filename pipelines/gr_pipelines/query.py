@@ -9,6 +9,7 @@ from typing import Any, Self
 from haystack import Document, Pipeline
 from haystack.dataclasses import GeneratedAnswer
 
+from gr_components.document_stores.local import LocalDocumentStore
 from gr_components.errors import ConfigError
 from gr_pipelines.definition import Definition, did_you_mean, read
 from gr_pipelines.loading import build
@@ -139,6 +140,13 @@ class QueryPipeline:
             other = "a pipeline with a reader, such as qa" if output == "answers" else "a pipeline with a retriever"
             msg = f"Pipeline '{self.name}' has no output '{output}' (it has: {has}). Use {other}."
             raise ConfigError(msg)
+
+    def missing_stores(self) -> list[str]:
+        """Return the folders in which a component looks for a local store and there is none."""
+        components = (component for _, component in self.pipeline.walk())
+        stores = [getattr(component, "document_store", None) for component in components]
+        paths = [store.path for store in stores if isinstance(store, LocalDocumentStore) and not store.exists()]
+        return list(dict.fromkeys(paths))
 
     def warm_up(self) -> None:
         """Load all models."""

@@ -1,5 +1,6 @@
 import importlib.util
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,20 @@ def zygote(zygote_module):
 
 @pytest.fixture
 def memory_path():
-    """A folder in memory where there is such a thing: thousands of transactions need no real disk."""
+    """A folder in memory where there is such a thing (Linux): thousands of transactions need no real disk."""
+    with _memory_folder() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def module_memory_path():
+    """The same for all tests of a module."""
+    with _memory_folder() as folder:
+        yield folder
+
+
+@contextmanager
+def _memory_folder():
     shared = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else None) as folder:
         yield Path(folder)

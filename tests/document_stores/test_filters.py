@@ -1,7 +1,6 @@
 """Filters against Haystack's own matcher, on values and filters that Hypothesis makes up."""
 
 import math
-import tempfile
 from datetime import UTC, datetime
 
 import pytest
@@ -55,11 +54,10 @@ documents_ = st.lists(
 
 
 @pytest.fixture(scope="module")
-def fuzzed():
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:  # memory: a thousand small transactions
-        store = LocalDocumentStore(folder)
-        yield store
-        store.close()
+def fuzzed(module_memory_path):
+    store = LocalDocumentStore(module_memory_path)
+    yield store
+    store.close()
 
 
 def malformed(filters):

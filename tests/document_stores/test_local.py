@@ -1,7 +1,9 @@
 """Documents of a local store: round trips, versions, policies, lifecycle, bad input."""
 
 import asyncio
+import importlib
 import sqlite3
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -236,7 +238,7 @@ def test_other_versions_and_other_files(tmp_path):
         store.count_documents()
     connection.execute("UPDATE store SET value = 0 WHERE key = 'format'")
     connection.commit()
-    with pytest.raises(StoreVersionError, match="gr migrate"):
+    with pytest.raises(StoreVersionError, match="too old to be upgraded"):
         store.count_documents()
     connection.execute("DROP TABLE store")
     connection.close()
@@ -278,6 +280,61 @@ def test_a_store_whose_creation_failed_works_when_the_lock_is_free(tmp_path: Pat
     folder.mkdir()
     store = LocalDocumentStore(str(folder), lock_timeout_s=0.05)
     with FileLock(folder / "write.lock").hold(1), pytest.raises(StoreLockedError):
-        store.count_documents()
+        store.write_documents([])
     assert store.count_documents() == 0
     assert store.write_documents([Document(id="a", content="text")]) == 1
+
+
+def test_reading_where_there_is_no_store_finds_nothing_and_creates_nothing(tmp_path):
+    missing, documents = tmp_path / "missing", tmp_path / "documents"
+    documents.mkdir()
+    (documents / "a.txt").write_text("text")
+    for folder in (missing, documents):
+        store = LocalDocumentStore(str(folder))
+        some = {"field": "meta.a", "operator": "==", "value": 1}
+        assert not store.exists()
+        assert store.count_documents() == store.count_documents_by_filter(some) == 0
+        assert store.filter_documents() == store.filter_documents(some) == store.indexes() == []
+        assert store.lexical_search(["a", "b"], top_k=3) == store.vector_search([[1.0], [2.0]], top_k=3) == [[], []]
+        assert len(store.suffix_index().index.segments) == 0
+        assert list(store.pending("dense")) == store.scored_documents([(1, 1.0)]) == []
+        assert store.get_metadata_fields_info() == {}
+        assert asyncio.run(store.count_documents_async()) == 0
+        store.refresh()
+        store.close()
+    assert not missing.exists()
+    assert [path.name for path in documents.iterdir()] == ["a.txt"]
+
+
+def test_a_store_that_another_object_creates_is_seen(tmp_path):
+    reader, writer = (LocalDocumentStore(str(tmp_path / "store")) for _ in range(2))
+    assert reader.count_documents() == 0
+    writer.write_documents([Document(id="1", content="text")])
+    assert reader.exists()
+    assert reader.count_documents() == len(reader.lexical_search(["text"], top_k=3)[0]) == 1
+
+
+def test_what_a_killed_first_writing_leaves_is_an_empty_store(tmp_path):
+    connection = sqlite3.connect(tmp_path / "store.sqlite")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.close()
+    store = LocalDocumentStore(str(tmp_path))
+    assert store.count_documents() == 0
+    assert store.write_documents([Document(id="1")]) == 1
+    assert store.count_documents() == 1
+
+
+def test_a_new_title_drops_the_embedding(store):
+    store.write_documents([Document(id="1", content="x", meta={"title": "a", "n": 1}, embedding=[1.0, 2.0])])
+    wanted = {"field": "id", "operator": "==", "value": "1"}
+    store.update_by_filter(wanted, {"n": 2})
+    assert store.filter_documents()[0].embedding == [1.0, 2.0]
+    store.update_by_filter(wanted, {"title": "b"})
+    assert store.filter_documents()[0].embedding is None
+
+
+def test_a_system_without_its_file_locks_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    monkeypatch.delitem(sys.modules, "gr_components.posix")
+    with pytest.raises(ImportError, match="file locks of Linux or macOS"):
+        importlib.import_module("gr_components.posix")

@@ -223,3 +223,52 @@ def test_readers_keep_merged_segments(store):
     store.write_documents([Document(id="6", content="a")])
     build(store)
     assert not set(held) & set(segments(store))
+
+
+def test_another_configuration_is_refused_and_changes_nothing(store):
+    reserved = {"layout": "reserved", "views": [{"name": "title", "suffix": " @@"}]}
+    build(store, config={"grammar": reserved})
+    store.write_documents([Document(id="5", content="b c e")])
+    before, files = store.suffix_index().config, segments(store)
+    for config, shown in (
+        ({"grammar": {**reserved, "layout": "markers"}}, r"grammar\.layout='reserved', not 'markers'"),
+        ({"grammar": {**reserved, "views": [{"name": "title", "suffix": ""}]}}, r"views\[0\]\.suffix=' @@', not ''"),
+        ({"grammar": reserved, "more": 1}, "more=None, not 1"),
+        ({}, r"grammar=\{.*\}, not None"),
+    ):
+        with pytest.raises(ConfigError, match=rf"'generative' was made with .*{shown}\. Use another.*delete_index"):
+            build(store, config=config)
+    assert store.suffix_index().config == before
+    assert segments(store) == files
+    assert build(store, config={"grammar": reserved}) == 1
+
+
+def test_segments_of_former_generations_are_closed(store):
+    reader = LocalDocumentStore(store.path, read_only=True)
+    for n in range(5, 30):
+        store.write_documents([Document(id=str(n), content=f"e f {WORDS[n % 8]}")])
+        build(store)
+        found(store, "e f")
+        found(reader, "e f")
+        for each in (store, reader):
+            current = each.suffix_index().index.segments
+            assert set(each._suffixes._segments) == {segment.path for segment in current}
+    reader.close()
+
+
+def test_an_index_that_is_deleted_while_it_is_built(store):
+    """Its files are left to the builder, who finds it gone; they go with the next index that is deleted."""
+    other = LocalDocumentStore(store.path)
+
+    def deleted_meanwhile(*documents):
+        other.delete_index("generative")
+        return tokenize(*documents)
+
+    with pytest.raises(IndexMissingError, match="'generative' was deleted while"):
+        store.build_suffix("generative", deleted_meanwhile, **CONFIG)
+    assert build(store) == 3
+    assert found(store, "b c") == ["1", "2"]
+    assert len(list(Path(store.path).glob("indexes/suffix-*"))) == 2
+    other.delete_index("none")
+    assert len(list(Path(store.path).glob("indexes/suffix-*"))) == 1
+    other.close()

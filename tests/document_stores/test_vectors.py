@@ -20,6 +20,7 @@ from gr_components.errors import (
     NumericsError,
     SearchIndexError,
 )
+from gr_components.indexes import registry
 from gr_components.indexes.vector import Part, VectorShard, make_part, search
 
 SIMILARITIES = ("cosine", "dot", "l2")
@@ -254,3 +255,83 @@ def test_bad_vectors(store):
     assert len(store.vector_search(np.ones((1, 3)), top_k=0)[0]) == 0
     assert store.vector_search(np.ones((0, 3)), top_k=5) == []
     assert len(store.vector_search(np.ones((1, 3)), top_k=5)[0]) == 1
+
+
+@pytest.mark.parametrize("similarity", ["dot", "l2"])
+def test_one_vector_much_longer_than_those_that_were_fetched(similarity):
+    """Its rough score is off by more than those of the others, so it may be the best although it seems not to be."""
+    wrong = []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        query_E = rng.normal(size=8).astype(np.float32)
+        along_E = query_E / (query_E @ query_E)
+        vectors_NE = np.outer(1 - rng.random(300) * 1e-5, along_E)  # all have a product of about 1 with the query
+        across_E = np.cross(query_E[:3], [1.0, 2.0, 3.0])
+        vectors_NE[7] = 1.000001 * along_E
+        vectors_NE[7, :3] += 3e4 * across_E
+        vectors_NE = vectors_NE.astype(np.float32)
+        expected = brute_force(dict(enumerate(vectors_NE)), query_E, 1, similarity)
+        found = search([make_part(np.arange(300), vectors_NE)], query_E[None], top_k=1, similarity=similarity)[0]
+        wrong += [seed] if found[0][0] != expected[0][0] else []
+    assert not wrong
+
+
+def current_files(store):
+    with store._database.reading() as connection:
+        return registry.find(connection, "dense").files
+
+
+def test_shards_of_former_generations_are_closed(store):
+    reader = LocalDocumentStore(store.path, read_only=True)
+    for n in range(20):
+        store.write_documents([Document(id=f"{n}-{k}", content="x", embedding=[k, 1.0, n]) for k in range(6)])
+        if n % 3 == 2:
+            store.delete_by_filter({"field": "id", "operator": "in", "value": [f"{n - 1}-{k}" for k in range(6)]})
+        check(store)
+        check(reader)
+        for each in (store, reader):
+            assert {path.name for path in each._vectors._shards} == set(current_files(store))
+    store.delete_index("dense")
+    store.write_documents([Document(id="new", content="x", embedding=[1.0])])
+    assert len(reader.vector_search(np.ones((1, 1)), top_k=5)[0]) == 1
+    assert not reader._vectors._shards
+    reader.close()
+
+
+def deletions(store):
+    with store._database.reading() as connection:
+        return connection.execute("SELECT count(*) FROM deletions").fetchone()[0]
+
+
+def test_deletions_are_forgotten_in_a_small_store(tmp_path):
+    store = LocalDocumentStore(str(tmp_path / "store"))
+    store.write_documents([Document(id=str(n), content="common", embedding=[n, 1.0, 2.0]) for n in range(9)])
+    store.refresh()
+    store.delete_documents(["1", "2"])
+    assert deletions(store) == 2, "the lexical index needs them"
+    store.refresh()
+    assert deletions(store) == 0
+    assert len(store.lexical_search(["common"], top_k=99)[0]) == 7
+    check(store)
+    store.close()
+
+
+def test_documents_deleted_while_the_first_shard_is_written(store, monkeypatch):
+    """Another store object sees to it that the deletion is forgotten before the shard is current."""
+    store.write_documents([Document(id=str(n), content="common") for n in range(9)])
+    other = LocalDocumentStore(store.path)
+    other.refresh()
+    real = local_vectors._write_shard
+
+    def deleted_meanwhile(*arguments):
+        real(*arguments)
+        other.delete_documents(["3", "4"])
+        other.lexical_search(["common"], top_k=1)
+
+    store.write_vectors("dense", range(1, 10), np.eye(9, 3))
+    monkeypatch.setattr(local_vectors, "_write_shard", deleted_meanwhile)
+    assert store.vector_search(np.ones((1, 3)), top_k=0) == [[]]
+    monkeypatch.undo()
+    assert len(shards(store)) == 1
+    check(store)
+    other.close()
