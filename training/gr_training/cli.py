@@ -5,11 +5,13 @@ from pathlib import Path
 
 import click
 
+from gr_components.errors import ConfigError
 from gr_components.progress import Console, Silent
 from gr_training.config import load_raw, parse, to_plain
 from gr_training.recipes import recipe_module
 from gr_training.run import Run, prepare
 from gr_training.runtime import tune_malloc
+from gr_training.stages import plan
 
 
 @click.command("train")
@@ -19,10 +21,11 @@ from gr_training.runtime import tune_malloc
 @click.option("--resume", is_flag=True, help="Continue a run that was interrupted.")
 @click.option("--restart", is_flag=True, help="Throw away what the folder holds and begin again.")
 @click.option("--device", default=None, help="cpu, or by default the best one there is.")
-@click.option("--dry-run", is_flag=True, help="Check the recipe, show it with all defaults, and stop.")
+@click.option("--stage", default=None, metavar="NAME", help="Run one stage of a recipe that has several.")
+@click.option("--dry-run", is_flag=True, help="Check the recipe, show it with all defaults and its stages, and stop.")
 def command(
     recipe: Path, out: Path | None, overrides: tuple[str, ...], resume: bool, restart: bool, device: str | None,
-    dry_run: bool,
+    stage: str | None, dry_run: bool,
 ) -> None:  # fmt: skip
     """Train a model as RECIPE says, and write it to OUT/model."""
     if resume and restart:
@@ -38,11 +41,17 @@ def command(
     config = parse(module.Config, data, str(recipe))
     if dry_run:
         click.echo(json.dumps(to_plain(config), indent=2, ensure_ascii=False))
+        if hasattr(module, "stages"):
+            click.echo("\n" + plan(module.stages(config)), err=True)
         return
+    if stage is not None and not hasattr(module, "stages"):
+        msg = f"--stage {stage}: the recipe {config.recipe} has no stages."
+        raise ConfigError(msg)
     out = Path("runs") / recipe.stem if out is None else out
     start(device)
     if rank() == 0:
-        prepare(out, config, resume=resume, restart=restart)
-    report = Console() if rank() == 0 else Silent()
-    folder = module.train(config, Run(out=out, resume=resume, device=device, report=report))
+        names = [each.name for each in module.stages(config)] if hasattr(module, "stages") else []
+        prepare(out, config, resume=resume or stage is not None, restart=restart, stages=names)
+    run = Run(out=out, resume=resume, device=device, report=Console() if rank() == 0 else Silent())
+    folder = module.train(config, run, stage) if stage is not None else module.train(config, run)
     click.echo(str(folder))

@@ -100,3 +100,20 @@ def build_index(
         tokenizer_fingerprint=tokenizer.fingerprint, vocabulary_size=tokenizer.vocabulary_size,
     )  # fmt: skip
     return SuffixIndex([segment])
+
+
+def training_questions(sets: Sequence[QuestionSet], validation: QuestionSet) -> dict[str, list[str]]:
+    """
+    Return training questions by the passages that validation searches: the pseudo-queries that its index will have.
+
+    :param sets: Training sets.
+    :param validation: Validation questions and the passages they search.
+    """
+    known = {passage.id for passage in validation.passages}
+    found: dict[str, list[str]] = {}
+    for each in sets:
+        for question, rows in zip(each.questions, each.positives, strict=True):
+            for row in rows:
+                if each.passages[row].id in known:
+                    found.setdefault(each.passages[row].id, []).append(question.text)
+    return found

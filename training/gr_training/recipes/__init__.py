@@ -11,10 +11,13 @@ from types import ModuleType
 from gr_components.errors import ConfigError
 
 KINDS = {
+    "dgr": "gr_training.recipes.dgr",
     "dpr": "gr_training.recipes.dpr",
     "fid": "gr_training.recipes.fid",
+    "ltrgr": "gr_training.recipes.ltrgr",
     "listwise_ce": "gr_training.recipes.listwise_ce",
     "minder": "gr_training.recipes.minder",
+    "seal": "gr_training.recipes.seal",
     "seq2seq_pretrain": "gr_training.recipes.seq2seq_pretrain",
 }
 

@@ -28,7 +28,7 @@ from gr_training.loop import fit
 from gr_training.order import Turn
 from gr_training.pairs import Pair, PairSampler, PairsConfig
 from gr_training.run import Run, identity, publish
-from gr_training.search_validation import SearchValidation
+from gr_training.search_validation import SearchValidation, training_questions
 from gr_training.sources import (
     HeldOutConfig,
     QuestionSet,
@@ -95,7 +95,7 @@ def train(config: Config, run: Run) -> Path:
     batches = _Batches(config, sets, tokenizer, grammar)
     with tempfile.TemporaryDirectory(prefix="gr-validation-") as temporary:
         searching = SearchValidation(
-            validation, _pseudo_queries(sets, validation), tokenizer, grammar, config.search, Path(temporary)
+            validation, training_questions(sets, validation), tokenizer, grammar, config.search, Path(temporary)
         )
         progress = fit(
             model, batches.make, lambda m, groups: identifier_loss(m, groups, config.smoothing), config.fit,
@@ -160,15 +160,3 @@ def _frequencies(sets: Sequence[QuestionSet], tokenizer: TextTokenizer) -> npt.N
     if stop is not None:
         counts_V[stop] = 0.04 * counts_V.sum()
     return counts_V
-
-
-def _pseudo_queries(sets: Sequence[QuestionSet], validation: QuestionSet) -> dict[str, list[str]]:
-    """Training questions about the passages that validation searches, as the index will have them."""
-    known = {passage.id for passage in validation.passages}
-    found: dict[str, list[str]] = {}
-    for each in sets:
-        for question, rows in zip(each.questions, each.positives, strict=True):
-            for row in rows:
-                if each.passages[row].id in known:
-                    found.setdefault(each.passages[row].id, []).append(question.text)
-    return found

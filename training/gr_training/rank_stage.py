@@ -1,0 +1,275 @@
+"""
+The stage `rank`: train a generative retriever on mined lists.
+
+Each step scores the passages of a few questions' lists by the identifiers that found them, with gradient, and adds the
+likelihood of identifiers of a relevant passage, without which the model forgets how to write them.
+
+Shapes: B questions, D passages of each list, N keys of each passage, K distinct keys of each question.
+"""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from gr_components.data.candidates import file_hash
+from gr_components.decoding.grammar import Grammar
+from gr_components.errors import ConfigError
+from gr_components.models.seq2seq.folder import save_seq2seq
+from gr_components.models.seq2seq.model import Seq2SeqModel
+from gr_components.tokenization import TextTokenizer
+from gr_training.card import Provenance, describe, used
+from gr_training.config import STRICT_KEYS, checked_dataclass
+from gr_training.fitting import Count, FitConfig, Natural
+from gr_training.identifier_batches import IdentifierBatches
+from gr_training.key_scores import KeyBatches, key_log_probs
+from gr_training.likelihood import token_log_probs
+from gr_training.loop import LossSum, fit
+from gr_training.losses.identifier_score import passage_scores
+from gr_training.mining.candidate_lists import CandidateList, read_lists
+from gr_training.order import Turn
+from gr_training.pairs import PairSampler, PairsConfig
+from gr_training.ranking_lists import ListBatch, ListsConfig, violating
+from gr_training.ranking_loss import LossConfig, ranking_loss
+from gr_training.run import Run, identity, publish
+from gr_training.search_validation import SearchValidation, training_questions
+from gr_training.sources import QuestionSet
+from gr_training.starts import StartConfig, start_seq2seq
+
+
+@checked_dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
+class RankConfig:
+    """
+    How a model is trained on lists.
+
+    :param lists: Which passages and identifiers a list has.
+    :param loss: The ranking loss.
+    :param questions_per_step: Questions of each round.
+    :param likelihood_weight: Weight of the likelihood term; 0 leaves it out.
+    :param chunk: Identifiers that are scored at a time with gradient caching, for long lists on small devices; 0 scores
+        all at once.
+    :param dropout: Of hidden states.
+    :param fit: The training loop.
+    """
+
+    lists: ListsConfig = field(default_factory=ListsConfig)
+    loss: LossConfig
+    questions_per_step: Count = 6
+    likelihood_weight: Annotated[float, Field(ge=0)]
+    chunk: Natural = 0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    fit: FitConfig
+
+
+class RankBatches:
+    """
+    Batches of lists with the likelihood pairs of the same questions.
+
+    :param config: Settings.
+    :param lists: What was mined, of all sets.
+    :param places: For each list the number of its set and the row of its question.
+    :param sampler: Draws the identifiers of the likelihood term; None leaves it out.
+    :param tokenizer: The model's tokenizer.
+    :param grammar: The model's grammar.
+    """
+
+    def __init__(
+        self, config: RankConfig, lists: Sequence[CandidateList], places: Sequence[tuple[int, int]],
+        sources: Sequence[list[int]], sampler: PairSampler | None, tokenizer: TextTokenizer, grammar: Grammar,
+    ) -> None:  # fmt: skip
+        self._config, self._lists, self._places, self._sources = config, lists, places, sources
+        self._sampler = sampler
+        self._padded = IdentifierBatches(tokenizer, grammar)
+        self._keys = KeyBatches(tokenizer, grammar)
+        self._pool = violating(lists, config.lists.violating)
+        if not self._pool:
+            msg = (
+                f"No list is left to learn from: the best positive of all {len(lists)} beats the best negative by more "
+                f"than lists.violating = {config.lists.violating}."
+            )
+            raise ConfigError(msg)
+
+    def __len__(self) -> int:
+        return len(self._pool)
+
+    def make(self, turn: Turn) -> dict[str, Any]:
+        """
+        Build this process's part of a batch.
+
+        :param turn: Which one.
+        """
+        positions = turn.positions(self._config.questions_per_step)
+        chosen = [self._pool[row] for row in turn.rows(positions, len(self._pool))]
+        batch, pairs = ListBatch(self._config.lists, self._config.loss.teachers), []
+        for position, place in zip(positions.tolist(), chosen, strict=True):
+            generator = turn.generator(position)
+            batch.add(self._lists[place], generator)
+            if self._sampler is not None:
+                pairs.append(self._sampler.supervised(*self._places[place], generator))
+        made: dict[str, Any] = {
+            "lists": batch.tensors(),
+            "keys": self._keys.make([self._sources[place] for place in chosen], batch.keys),
+        }
+        if self._sampler is not None:
+            shape = self._sampler.config
+            made["pairs"] = self._padded.groups(pairs, shape.body + shape.title)
+        return made
+
+
+def rank_loss(model: Seq2SeqModel, batch: Mapping[str, Any], config: RankConfig, reference: float) -> LossSum:
+    """
+    Return the ranking loss plus the weighted likelihood loss, summed over questions.
+
+    :param model: The generative retriever.
+    :param batch: From `RankBatches.make`.
+    :param config: Settings.
+    :param reference: Scores are divided by it, so that margins do not depend on the number of identifiers.
+    """
+    lists = batch["lists"]
+    scores_BD = score_lists(model, batch, config) / reference
+    total = ranking_loss(
+        config.loss, scores_BD, lists["mined_BD"], lists["labels_BD"], lists["teacher_BD"], lists["real_BD"],
+        lists["draws_B2"],
+    ).sum()  # fmt: skip
+    if config.likelihood_weight and "pairs" in batch:
+        total = total + config.likelihood_weight * mean_identifier_nll(model, batch["pairs"], len(scores_BD))
+    return LossSum(total, len(scores_BD))
+
+
+def score_lists(model: Seq2SeqModel, batch: Mapping[str, Any], config: RankConfig) -> Tensor:
+    """
+    Return the scores of the passages of each list, with gradient.
+
+    :param model: The generative retriever.
+    :param batch: From `RankBatches.make`.
+    :param config: Settings.
+    :returns: scores_BD; 0 for padding.
+    """
+    lists = batch["lists"]
+    log_probs_BK = key_log_probs(model, batch["keys"], chunk=config.chunk)
+    return passage_scores(
+        log_probs_BK, lists["keys_BDN"], lists["prior_BDN"], lists["cover_BDN"], lists["mask_BDN"],
+        alpha=config.loss.alpha,
+    )  # fmt: skip
+
+
+def mean_identifier_nll(model: Seq2SeqModel, groups: Sequence[Mapping[str, Any]], num_questions: int) -> Tensor:
+    """
+    Return the sum over questions of the mean, over their identifiers, of the mean loss of an identifier's tokens.
+
+    Means are taken within a question, so that the sum does not depend on how a batch is split over processes.
+
+    :param model: The generative retriever.
+    :param groups: From `IdentifierBatches.groups`.
+    :param num_questions: Questions of the batch; each has the same number of identifiers.
+    """
+    totals, rows = [], 0
+    for group in groups:
+        memory = model.encode(group["ids_BL"], group["mask_BL"])
+        for block in group["blocks"]:
+            log_probs_RT, _ = token_log_probs(model, memory, block)
+            totals.append(-(log_probs_RT.sum(-1) / block["real_RT"].sum(-1).clamp(min=1)).sum())
+            rows += len(log_probs_RT)
+    return torch.stack(totals).sum() * (num_questions / rows)
+
+
+def reference_score(lists: Sequence[CandidateList]) -> float:
+    """
+    Return the median, over questions, of the score that the best positive had when it was mined.
+
+    :param lists: What was mined.
+    """
+    best = [float(each.scores_D[each.labels_D > 0].max()) for each in lists]
+    return max(float(np.median(best)), 1e-6)
+
+
+@dataclass(frozen=True)
+class RankInputs:
+    """
+    What the stage reads.
+
+    :param model: Folder of the model to start from.
+    :param candidates: For the name of each mined set its `candidates.jsonl.gz`.
+    :param sets: All training sets.
+    :param validation: Validation questions and what they search.
+    :param pairs: Which identifiers the likelihood term draws.
+    :param search: Settings of the validation's search.
+    :param recipe: The whole recipe as plain values, for the model card.
+    :param weights: How the trained weights are stored.
+    """
+
+    model: Path
+    candidates: Mapping[str, Path]
+    sets: Sequence[QuestionSet]
+    validation: QuestionSet
+    pairs: PairsConfig
+    search: Mapping[str, Any]
+    recipe: Mapping[str, Any]
+    weights: str = "float32"
+
+
+def rank(config: RankConfig, inputs: RankInputs, run: Run) -> Path:
+    """
+    Train a generative retriever on lists.
+
+    :param config: Settings.
+    :param inputs: What it reads.
+    :param run: Where and how.
+    :returns: The folder of the model.
+    :raises ConfigError: If no list is left to learn from.
+    """
+    started = start_seq2seq(
+        StartConfig(model=str(inputs.model), dropout=config.dropout), list, lambda t: np.ones(1), config.fit.seed
+    )
+    model, tokenizer, grammar = started.model, started.tokenizer, Grammar.from_dict(started.info["grammar"])
+    lists, places = _read(config, inputs, tokenizer, grammar)
+    sampler = PairSampler(inputs.sets, tokenizer, grammar, inputs.pairs) if config.likelihood_weight else None
+    sources = tokenizer.encode([inputs.sets[number].questions[row].text for number, row in places])
+    batches = RankBatches(config, lists, places, sources, sampler, tokenizer, grammar)
+    reference = reference_score(lists) if config.loss.scale == "reference" else 1.0
+    run.report.event("lists", questions=len(lists), used=len(batches), reference=round(reference, 2))
+    with tempfile.TemporaryDirectory(prefix="gr-validation-") as temporary:
+        searching = SearchValidation(
+            inputs.validation, training_questions(inputs.sets, inputs.validation), tokenizer, grammar, inputs.search,
+            Path(temporary),
+        )  # fmt: skip
+        progress = fit(
+            model, batches.make, lambda m, batch: rank_loss(m, batch, config, reference), config.fit,
+            folder=run.out, resume=run.resume, device=run.device, report=run.report,
+            validate=searching.evaluate, metric="nDCG@10",
+            identity=identity(config, [{str(path): file_hash(path) for path in inputs.candidates.values()}]),
+        )  # fmt: skip
+    provenance = Provenance(
+        task="generative_retriever", recipe=inputs.recipe, base_model=started.info.get("base_model", str(inputs.model)),
+        data=used(inputs.sets), metrics=progress.best, steps=(progress.step, progress.best_step),
+        minutes=progress.seconds / 60,
+    )  # fmt: skip
+
+    def write(folder: Path) -> None:
+        save_seq2seq(model, tokenizer, {"grammar": grammar.to_dict()}, folder, weights=inputs.weights)
+        describe(folder, provenance)
+
+    publish(run.model, write)
+    return run.model
+
+
+def _read(
+    config: RankConfig, inputs: RankInputs, tokenizer: TextTokenizer, grammar: Grammar
+) -> tuple[list[CandidateList], list[tuple[int, int]]]:
+    lists: list[CandidateList] = []
+    places: list[tuple[int, int]] = []
+    for number, each in enumerate(inputs.sets):
+        if each.name in inputs.candidates:
+            found = read_lists(
+                inputs.candidates[each.name], each, tokenizer, grammar, model=inputs.model,
+                teachers=config.loss.teachers, keys=config.lists.keys,
+            )  # fmt: skip
+            lists += found
+            places += [(number, one.question) for one in found]
+    return lists, places

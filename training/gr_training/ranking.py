@@ -1,0 +1,242 @@
+"""
+Learning to rank for generative retrieval: the stages that `ltrgr` and `dgr` share.
+
+    train      a likelihood model (as `minder`), unless the recipe starts from a trained one
+    mine-1     search for the training questions with it; keep what each passage was found by
+    teach-1    let teachers score what was found, if the loss has any
+    rank-1     train the model so that the identifiers of better passages become more probable
+    mine-2 …   again with the model of the round before, as often as the recipe says
+
+The score of a passage is that of inference: the weighted identifiers that found it. Only their probabilities change, so
+the index and the cost of a search stay what they were.
+"""
+
+import shutil
+from dataclasses import field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from gr_components.models.resolve import resolve_model
+from gr_training.config import STRICT_KEYS, checked_dataclass, to_plain
+from gr_training.fitting import Count, FitConfig, Fraction
+from gr_training.identifier_batches import GrammarConfig
+from gr_training.mining.generative import MineConfig, mine_generative
+from gr_training.mining.teachers import TeacherConfig, teach
+from gr_training.pairs import PairsConfig
+from gr_training.rank_stage import RankConfig, RankInputs, rank
+from gr_training.recipes import minder
+from gr_training.run import Run, publish
+from gr_training.sources import (
+    HeldOutConfig,
+    QuestionSet,
+    SourceConfig,
+    ValidationConfig,
+    load_sources,
+    load_validation,
+)
+from gr_training.stages import Stage, run_stages
+from gr_training.starts import StartConfig
+
+_CANDIDATES = "candidates.jsonl.gz"
+
+
+@checked_dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
+class LikelihoodConfig:
+    """
+    The stage `train`: settings of the recipe `minder` that the chain does not have itself.
+
+    :param start: The model to start from.
+    :param grammar: For a model without a grammar of its own.
+    :param smoothing: Label smoothing; only without a copy head.
+    :param sources_per_step: Sources of each round.
+    :param fit: The training loop.
+    """
+
+    start: StartConfig
+    grammar: GrammarConfig = field(default_factory=GrammarConfig)
+    smoothing: Fraction = 0.0
+    sources_per_step: Count = 16
+    fit: FitConfig
+
+
+@checked_dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
+class RankingConfig:
+    """
+    Settings of `ltrgr` and `dgr`.
+
+    :param model: A trained generative retriever to start from; or null and `likelihood`.
+    :param likelihood: How to train one first; or null and `model`.
+    :param pairs: Which identifiers the likelihood losses draw.
+    :param mined: Names of the training sets whose questions are mined; all if empty.
+    :param mine: How.
+    :param teach: Teachers, by name.
+    :param rank: Training on the lists.
+    :param rounds: How often mining, teaching and ranking follow each other.
+    :param search: Settings of the search in validation and mining, such as `beams`.
+    :param weights: How the trained weights are stored.
+    """
+
+    model: str | None = None
+    likelihood: LikelihoodConfig | None = None
+    pairs: PairsConfig = field(default_factory=PairsConfig)
+    data: tuple[SourceConfig, ...]
+    held_out: tuple[HeldOutConfig, ...] = ()
+    validation: ValidationConfig
+    search: dict[str, Any] = field(default_factory=dict)
+    mined: tuple[str, ...] = ()
+    mine: MineConfig = field(default_factory=MineConfig)
+    teach: tuple[TeacherConfig, ...] = ()
+    rank: RankConfig
+    rounds: Count = 1
+    weights: Literal["float32", "float16", "int8"] = "float32"
+
+    def __post_init__(self) -> None:
+        if (self.model is None) == (self.likelihood is None):
+            msg = "give either model (a trained generative retriever) or likelihood (how to train one)."
+            raise ValueError(msg)
+        taught, wanted = {teacher.name for teacher in self.teach}, set(self.rank.loss.teachers)
+        if not wanted <= taught:
+            msg = f"rank.loss.teachers names {sorted(wanted - taught)}, but teach has only {sorted(taught)}."
+            raise ValueError(msg)
+        unknown = set(self.mined) - {source.name for source in self.data}
+        if unknown:
+            msg = f"mined names {sorted(unknown)}, but data has only {[source.name for source in self.data]}."
+            raise ValueError(msg)
+        if self.search and self.mine.search:
+            msg = "set search for validation and mining alike, and leave mine.search out."
+            raise ValueError(msg)
+
+
+def train(config: RankingConfig, run: Run, only: str | None = None) -> Path:
+    """
+    Run the stages that are not done, or one of them.
+
+    :param config: The recipe.
+    :param run: Where and how.
+    :param only: Name of the one stage to run; None runs all and puts the last model into `run.model`.
+    :returns: The folder of the model, or of the stage.
+    """
+    chain = _Chain(config)
+    run_stages(chain.stages(), run, only)
+    if only is not None:
+        return run.out / only
+    last = run.out / f"rank-{config.rounds}" / "model"
+    publish(run.model, lambda folder: shutil.copytree(last, folder))
+    return run.model
+
+
+def stages(config: RankingConfig) -> list[Stage]:
+    """
+    Return the stages of a recipe, for the plan.
+
+    :param config: The recipe.
+    """
+    return _Chain(config).stages()
+
+
+class _Chain:
+    """Builds the stages; data are read when the first stage needs them."""
+
+    def __init__(self, config: RankingConfig) -> None:
+        self._config = config
+        self._loaded: tuple[list[QuestionSet], QuestionSet] | None = None
+
+    def stages(self) -> list[Stage]:
+        config = self._config
+        plain = to_plain(config)
+        data = {name: plain[name] for name in ("data", "held_out", "validation")}
+        made: list[Stage] = []
+        if config.likelihood is not None:
+            own = {**data, "likelihood": plain["likelihood"], "pairs": plain["pairs"], "search": plain["search"]}
+            made.append(Stage("train", self._train, own, (), f"{config.likelihood.fit.steps:,} steps"))
+        for number in range(1, config.rounds + 1):
+            before = f"rank-{number - 1}" if number > 1 else "train" if made else ""
+            made += self._round(number, before, plain, data)
+        return made
+
+    def _round(self, number: int, before: str, plain: dict[str, Any], data: dict[str, Any]) -> list[Stage]:
+        config = self._config
+        mined = {**data, "mine": plain["mine"], "mined": plain["mined"], "search": plain["search"]}
+        model = {} if before else {"model": plain["model"]}
+        made = [
+            Stage(
+                f"mine-{number}", lambda run: self._mine(run, before), {**mined, **model},
+                (before,) if before else (), f"{self._config.mine.questions or 'all'} questions of each set",
+            )
+        ]  # fmt: skip
+        last = made[-1].name
+        if config.teach:
+            made.append(
+                Stage(
+                    f"teach-{number}", lambda run: self._teach(run, f"mine-{number}"), {"teach": plain["teach"]},
+                    (last,), ", ".join(teacher.name for teacher in config.teach),
+                )
+            )  # fmt: skip
+            last = made[-1].name
+        read = (last, before) if before else (last,)
+        ranked = {**data, **model, "rank": plain["rank"], "pairs": plain["pairs"], "search": plain["search"],
+                  "weights": plain["weights"]}  # fmt: skip
+        lists = made[-1].name
+        work = lambda run: self._rank(run, before, lists)  # noqa: E731 - as short as the others
+        made.append(Stage(f"rank-{number}", work, ranked, read, f"{config.rank.fit.steps:,} steps"))
+        return made
+
+    def _data(self, run: Run) -> tuple[list[QuestionSet], QuestionSet]:
+        if self._loaded is None:
+            config = self._config
+            sets = load_sources(config.data, config.held_out, run.report)
+            self._loaded = sets, load_validation(config.validation)
+        return self._loaded
+
+    def _train(self, run: Run) -> None:
+        config = self._config
+        assert config.likelihood is not None
+        likelihood = config.likelihood
+        shared = minder.Config(
+            start=likelihood.start, grammar=likelihood.grammar, pairs=config.pairs, smoothing=likelihood.smoothing,
+            data=config.data, held_out=config.held_out, validation=config.validation, search=config.search,
+            sources_per_step=likelihood.sources_per_step, fit=likelihood.fit,
+        )  # fmt: skip
+        minder.train(shared, run)
+
+    def _model(self, run: Run, before: str) -> Path:
+        if before:
+            return run.out.parent / before / "model"
+        assert self._config.model is not None
+        return resolve_model(self._config.model)
+
+    def _sets(self, run: Run) -> list[QuestionSet]:
+        chosen = self._config.mined
+        return [each for each in self._data(run)[0] if not chosen or each.name in chosen]
+
+    def _mine(self, run: Run, before: str) -> None:
+        config = self._config.mine
+        settings = replace(config, search=config.search or self._config.search)
+        for each in self._sets(run):
+            mine_generative(
+                self._model(run, before), each, settings, _file(run.out, each), device=run.device, report=run.report,
+                resume=run.resume,
+            )  # fmt: skip
+
+    def _teach(self, run: Run, mined: str) -> None:
+        for each in self._sets(run):
+            source = _file(run.out.parent / mined, each)
+            teach(source, _file(run.out, each), self._config.teach, each, device=run.device, report=run.report,
+                  resume=run.resume)  # fmt: skip
+
+    def _rank(self, run: Run, before: str, lists: str) -> None:
+        sets, validation = self._data(run)
+        files = {each.name: _file(run.out.parent / lists, each) for each in self._sets(run)}
+        rank(
+            self._config.rank,
+            RankInputs(
+                model=self._model(run, before), candidates=files, sets=sets, validation=validation,
+                pairs=self._config.pairs, search=self._config.search, recipe=to_plain(self._config),
+                weights=self._config.weights,
+            ),
+            run,
+        )  # fmt: skip
+
+
+def _file(folder: Path, each: QuestionSet) -> Path:
+    return folder / f"{each.name}.{_CANDIDATES}"

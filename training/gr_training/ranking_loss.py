@@ -1,0 +1,121 @@
+"""
+Which ranking loss a recipe uses, as settings; the losses themselves are in `losses/`.
+
+Shapes: B questions, D passages of each list; a list starts with its positives, the best one first.
+"""
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from gr_training.config import STRICT_KEYS, checked_dataclass
+from gr_training.fitting import Positive
+from gr_training.losses.lambda_loss import lambda_loss
+from gr_training.losses.listwise import list_mle, listwise_infonce, listwise_kl, listwise_softmax
+from gr_training.losses.margin import ltrgr_margin, pick
+from gr_training.losses.ranknet import distilled_ranknet, logistic_ranknet
+from gr_training.losses.regression import margin_mse
+from gr_training.losses.targets import positives_first, rank_grades
+
+# Losses that read the scores of teachers, and those that read labels alone.
+TAUGHT = ("dgr", "logistic_ranknet", "listnet", "listmle", "lambda_loss", "kl", "margin_mse")
+LABELLED = ("ltrgr", "infonce")
+
+
+@checked_dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
+class LossConfig:
+    """
+    A ranking loss.
+
+    :param kind: `ltrgr` (margins between positives and negatives), `infonce` (LTRGR's list-wise variant), `dgr`
+        (distilled RankNet), or instead `logistic_ranknet`, `listnet`, `listmle`, `lambda_loss`, `kl`, `margin_mse`.
+    :param teachers: Names of the teachers whose scores are combined; none for `ltrgr` and `infonce`.
+    :param margin: Least difference of scores that costs nothing.
+    :param increment: `dgr`: what each further rank between two passages adds to the margin.
+    :param head_weights: `dgr`: whether pairs with the head of the list count 3, those of row i 1 / (i + 1).
+    :param random_extra: `ltrgr`: added to the margin of the random pair.
+    :param samplings: `ltrgr`: which pairs count: `top` (best positive, best negative), `random` (one of each).
+    :param temperature: Divides the scores in losses with a softmax or a logistic function.
+    :param teacher_temperature: Divides the standardised scores of teachers there.
+    :param scale: `raw`: margins are in units of scores, as published. `reference`: scores are divided by the median
+        score of the best positives when they were mined, so that margins do not depend on `alpha`, on the number of
+        identifiers or on the corpus.
+    :param alpha: Exponent of an identifier's weight, as in inference.
+    """
+
+    kind: Literal[
+        "ltrgr", "infonce", "dgr", "logistic_ranknet", "listnet", "listmle", "lambda_loss", "kl", "margin_mse"
+    ]
+    teachers: tuple[str, ...] = ()
+    margin: Annotated[float, Field(ge=0)] = 300.0
+    increment: Annotated[float, Field(ge=0)] = 100.0
+    head_weights: bool = True
+    random_extra: Annotated[float, Field(ge=0)] = 100.0
+    samplings: tuple[Literal["top", "random"], ...] = ("top", "random")
+    temperature: Positive = 1.0
+    teacher_temperature: Positive = 1.0
+    scale: Literal["raw", "reference"] = "raw"
+    alpha: Positive = 2.0
+
+    def __post_init__(self) -> None:
+        if self.kind in TAUGHT and not self.teachers:
+            msg = f"loss.kind {self.kind} learns from teachers; name them in loss.teachers."
+            raise ValueError(msg)
+        if self.kind in LABELLED and self.teachers:
+            msg = f"loss.kind {self.kind} reads labels alone; take loss.teachers out, or choose {TAUGHT[0]}."
+            raise ValueError(msg)
+        if not self.samplings:
+            msg = "loss.samplings needs top, random or both."
+            raise ValueError(msg)
+
+
+def ranking_loss(
+    config: LossConfig, scores_BD: Tensor, mined_BD: Tensor, labels_BD: Tensor, teacher_BD: Tensor, mask_BD: Tensor,
+    draws_B2: Tensor,
+) -> Tensor:  # fmt: skip
+    """
+    Compute the configured loss.
+
+    Teachers are followed within relevant and within irrelevant passages; a relevant one always leads, as in DGR.
+
+    :param config: Which loss.
+    :param scores_BD: Scores of the model, with gradient.
+    :param mined_BD: Scores that the lists were mined with.
+    :param labels_BD: Above 0 for relevant passages.
+    :param teacher_BD: Scores of the teachers.
+    :param mask_BD: True for real passages.
+    :param draws_B2: Random numbers from 0 to below 1, two for each question.
+    :returns: loss_B.
+    """
+    temperature = config.temperature
+    if config.kind == "ltrgr":
+        picks = pick(mined_BD, labels_BD, mask_BD, draws_B2)
+        weights = tuple(0.5 * (name in config.samplings) for name in ("top", "random"))
+        return ltrgr_margin(
+            scores_BD, labels_BD, mask_BD, picks, margin=config.margin, random_extra=config.random_extra,
+            weights=(weights[0], weights[1]),
+        )  # fmt: skip
+    if config.kind == "infonce":
+        return listwise_infonce(scores_BD, labels_BD, mask_BD, temperature=temperature)
+    if config.kind == "dgr":
+        return distilled_ranknet(
+            scores_BD, teacher_BD, labels_BD, mask_BD, margin=config.margin, increment=config.increment,
+            position_weights=config.head_weights,
+        )  # fmt: skip
+    target_BD = positives_first(teacher_BD, labels_BD, mask_BD)
+    if config.kind == "logistic_ranknet":
+        return logistic_ranknet(scores_BD, target_BD, mask_BD, temperature=temperature)
+    if config.kind == "listmle":
+        return list_mle(scores_BD, target_BD, mask_BD, temperature=temperature)
+    if config.kind == "lambda_loss":
+        return lambda_loss(scores_BD, rank_grades(target_BD, mask_BD), mask_BD, temperature=temperature)
+    soft_BD = target_BD / config.teacher_temperature
+    if config.kind == "margin_mse":
+        return margin_mse(scores_BD, soft_BD, labels_BD, mask_BD, temperature=temperature)
+    if config.kind == "listnet":
+        shares_BD = torch.softmax(soft_BD.masked_fill(~mask_BD, -torch.inf), dim=-1)
+        return listwise_softmax(scores_BD, shares_BD, mask_BD, temperature=temperature)
+    return listwise_kl(scores_BD, target_BD, mask_BD, temperature=temperature,
+                       teacher_temperature=config.teacher_temperature)  # fmt: skip

@@ -1,0 +1,38 @@
+"""
+`seal`: spans of the passage and its title as identifiers (Bevilacqua et al., 2022, https://arxiv.org/abs/2204.10628).
+
+The recipe `minder` without its query view.
+"""
+
+from dataclasses import field
+from pathlib import Path
+from typing import Literal
+
+from gr_training.config import STRICT_KEYS, checked_dataclass
+from gr_training.pairs import PairsConfig
+from gr_training.recipes import minder
+from gr_training.run import Run
+
+
+@checked_dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
+class Config(minder.Config):
+    """Settings of the recipe: those of `minder`, with `pairs.query` 0."""
+
+    recipe: Literal["seal"] = "seal"  # type: ignore[assignment]
+    pairs: PairsConfig = field(default_factory=lambda: PairsConfig(query=0))
+
+    def __post_init__(self) -> None:
+        if self.pairs.query:
+            msg = f"pairs.query is {self.pairs.query}: SEAL has no query view. Set it to 0, or use the recipe minder."
+            raise ValueError(msg)
+
+
+def train(config: Config, run: Run) -> Path:
+    """
+    Train a generative retriever.
+
+    :param config: The recipe.
+    :param run: Where and how.
+    :returns: The folder of the model.
+    """
+    return minder.train(config, run)

@@ -1,0 +1,116 @@
+"""
+Recipes of several stages: each one reads what the stages before it wrote, and is skipped when its result is there.
+
+A stage has a folder of its own inside the run's folder. `stage.json` appears in it when the stage is done and says what
+it was made from: its settings, the hashes of its data, and the same of the stages before. One that says something else
+than the recipe is refused, never silently used.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from gr_components.data.files import writing
+from gr_components.errors import ConfigError, ProvenanceError
+from gr_training.run import Run
+
+_MARK = "stage.json"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """
+    A step of a recipe.
+
+    :param name: Unique in the recipe, such as `mine-2`; also the name of its folder.
+    :param work: Does it; gets a run whose folder is the stage's own. What it leaves unfinished it continues when the
+        run says `resume`.
+    :param identity: What the result depends on, apart from the stages before: settings and hashes, as plain values.
+    :param after: Names of the stages whose results it reads.
+    :param size: What it goes through, for the plan: `1,500 questions`.
+    :param minutes: A rough estimate for this machine; None where nobody can tell.
+    """
+
+    name: str
+    work: Callable[[Run], Any]
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    after: tuple[str, ...] = ()
+    size: str = ""
+    minutes: float | None = None
+
+
+def run_stages(stages: Sequence[Stage], run: Run, only: str | None = None) -> None:
+    """
+    Run the stages that are not done, in their order, or one of them.
+
+    :param stages: All stages of the recipe.
+    :param run: The recipe's run.
+    :param only: Name of the one stage to run; the stages that it reads must be done.
+    :raises ConfigError: If there is no stage of that name, or a stage that it reads is not done.
+    :raises ProvenanceError: If a finished stage was made from something else.
+    """
+    by_name = {stage.name: stage for stage in stages}
+    if only is not None and only not in by_name:
+        msg = f"--stage {only}: this recipe has the stages {', '.join(by_name)}."
+        raise ConfigError(msg)
+    for stage in stages if only is None else [by_name[only]]:
+        identity = _identity(stage, by_name, run)
+        if _is_done(stage, identity, run):
+            run.report.event("stage", stage=stage.name, state="done before")
+            continue
+        run.report.event("stage", stage=stage.name, state="begins", size=stage.size)
+        started = time.monotonic()
+        stage.work(replace(run, out=run.out / stage.name))
+        _mark(run.out / stage.name / _MARK, identity, time.monotonic() - started)
+
+
+def plan(stages: Sequence[Stage]) -> str:
+    """
+    Return a table of stages with sizes and times.
+
+    :param stages: All stages of a recipe.
+    """
+    times = ["?" if stage.minutes is None else f"{stage.minutes:.0f} min" for stage in stages]
+    width = max((len(stage.name) for stage in stages), default=0)
+    lines = [f"{s.name:<{width}}  {minutes:>8}  {s.size}" for s, minutes in zip(stages, times, strict=True)]
+    known = [stage.minutes for stage in stages if stage.minutes is not None]
+    return "\n".join([*lines, f"{'total':<{width}}  {sum(known):>4.0f} min  (a rough estimate for this machine)"])
+
+
+def _identity(stage: Stage, by_name: Mapping[str, Stage], run: Run) -> dict[str, Any]:
+    before = {}
+    for name in stage.after:
+        mark = run.out / by_name[name].name / _MARK
+        if not mark.is_file():
+            msg = f"The stage '{stage.name}' reads what '{name}' writes, which is not done. Run: --stage {name}"
+            raise ConfigError(msg)
+        before[name] = hashlib.sha256(mark.read_bytes()).hexdigest()
+    return json.loads(json.dumps({**stage.identity, "after": before}))  # type: ignore[no-any-return]
+
+
+def _is_done(stage: Stage, identity: Mapping[str, Any], run: Run) -> bool:
+    mark = run.out / stage.name / _MARK
+    if not mark.is_file():
+        return False
+    found = json.loads(mark.read_text(encoding="utf-8"))["identity"]
+    if found == identity:
+        return True
+    changed = sorted(key for key in {*found, *identity} if found.get(key) != identity.get(key))
+    msg = (
+        f"The stage '{stage.name}' in '{mark.parent}' was made from something else: {', '.join(changed)} changed "
+        f"since. Remove that folder to make it again, or use --restart or another --out."
+    )
+    raise ProvenanceError(msg)
+
+
+def _mark(path: Path, identity: Mapping[str, Any], seconds: float) -> None:
+    from gr_training.distributed import main_first, rank  # imports torch, which planning does without
+
+    with main_first():
+        if rank() == 0:
+            with writing(path) as file:
+                file.write(json.dumps({"identity": identity, "seconds": round(seconds, 1)}, indent=2) + "\n")
