@@ -93,17 +93,26 @@ class IdentifierBatches:
                 groups.append(self._group([s for s, _ in chosen], view.source_suffix, [[t for _, t in chosen]]))
         return groups
 
-    def _group(self, sources: Sequence[list[int]], suffix: str, blocks: Sequence[list[Target]]) -> dict[str, Any]:
+    def sources(self, sources: Sequence[list[int]], suffix: str = "") -> dict[str, torch.Tensor]:
+        """
+        Pad encoder inputs.
+
+        :param sources: Tokens of each source, without special tokens; cut to what the grammar allows.
+        :param suffix: Text after each source (`View.source_suffix`).
+        :returns: `ids_BL`, `mask_BL`.
+        """
         tail = [*(self._tokenizer.encode([suffix])[0] if suffix else []), *self._last]
         room = self._grammar.max_source - len(self._first) - len(tail)
         ids_BL, mask_BL = pad([[*self._first, *source[:room], *tail] for source in sources], self._tokenizer.pad_id)
-        return {
-            "ids_BL": torch.from_numpy(ids_BL),
-            "mask_BL": torch.from_numpy(mask_BL),
-            "blocks": [self._block(block) for block in blocks],
-        }
+        return {"ids_BL": torch.from_numpy(ids_BL), "mask_BL": torch.from_numpy(mask_BL)}
 
-    def _block(self, targets: Sequence[Target]) -> dict[str, torch.Tensor]:
+    def block(self, targets: Sequence[Target]) -> dict[str, torch.Tensor]:
+        """
+        Pad decoder inputs and targets.
+
+        :param targets: One identifier for each row; one without tokens makes a row of padding.
+        :returns: `inputs_RT`, `targets_RT`, `real_RT` (true on the identifier's own tokens).
+        """
         pad_id = self._tokenizer.pad_id
         inputs_RT, _ = pad([[*t.view.decoder_start, *t.tokens[:-1]] for t in targets], pad_id)
         targets_RT, real_RT = pad([[*t.view.decoder_start[1:], *t.tokens] for t in targets], pad_id)
@@ -111,6 +120,9 @@ class IdentifierBatches:
             real_RT[row, : len(target.view.decoder_start) - 1] = False
         arrays = {"inputs_RT": inputs_RT, "targets_RT": targets_RT, "real_RT": real_RT}
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+    def _group(self, sources: Sequence[list[int]], suffix: str, blocks: Sequence[list[Target]]) -> dict[str, Any]:
+        return {**self.sources(sources, suffix), "blocks": [self.block(block) for block in blocks]}
 
 
 def identifier_loss(model: Seq2SeqModel, groups: Sequence[dict[str, Any]], smoothing: float = 0.0) -> LossSum:

@@ -135,7 +135,12 @@ class Seq2SeqModel(nn.Module):
         return self.teacher_forced(memory, inputs_RT, targets_RT, real_RT)[0]
 
     def teacher_forced(
-        self, memory: Memory, inputs_RT: Tensor, targets_RT: Tensor, real_RT: Tensor
+        self,
+        memory: Memory,
+        inputs_RT: Tensor,
+        targets_RT: Tensor,
+        real_RT: Tensor,
+        projected: tuple[CrossCache, CopyKeys | None] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """
         Return what `log_probs` does, and the copy head's attention at the first step.
@@ -144,10 +149,11 @@ class Seq2SeqModel(nn.Module):
         :param inputs_RT: Decoder inputs.
         :param targets_RT: Target tokens.
         :param real_RT: True on tokens that count.
+        :param projected: What `project` gave for the sources; computed if None.
         :returns: Log-probabilities (R, T), and the log-attention (R, S) of the first token over source positions,
             for an auxiliary loss on where an answer starts; None without a copy head.
         """
-        cross, keys = self.project(memory)
+        cross, keys = self.project(memory) if projected is None else projected
         matches = extra = None
         if self.copy is not None and keys is not None:
             if self.copy.config.follows:
