@@ -51,6 +51,10 @@ $(READY): pyproject.toml uv.lock | $(UV)
 .tools/bin/uv:
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer was found. Install one, or name it: make setup PYTHON=/path/to/python3.11"; exit 1; }
 	@echo "uv was not found; installing it into .tools"
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "$(PYTHON) cannot make virtual environments (it lacks ensurepip), so uv cannot be installed into .tools."; \
+		echo "Install that part of Python (Debian, Ubuntu: sudo apt install python3-venv), or install uv, and run make again."; \
+		exit 1; }
 	"$(PYTHON)" -m venv .tools
 	.tools/bin/python -m pip install --quiet --disable-pip-version-check uv
 

@@ -91,7 +91,7 @@ def test_interruption() -> None:
 def test_help_lists_every_command_and_all_can_be_imported() -> None:
     result = CliRunner().invoke(main, ["--help"])
     assert result.exit_code == 0
-    for name in ("ask", "demo", "doctor", "eval", "export", "index", "pipelines", "search", "train"):
+    for name in ("ask", "demo", "doctor", "eval", "export", "index", "migrate", "pipelines", "search", "train"):
         assert f"  {name} " in result.stdout
     assert "not available" not in result.stdout
 

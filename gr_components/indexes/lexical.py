@@ -276,10 +276,10 @@ def check_files(folder: Path) -> None:
     :param folder: Folder of an index.
     :raises IndexFormatError: If one differs, or there is no index.
     """
-    segments = [part["segment_id"].replace("-", "") for part in _read_meta(folder).get("segments", [])]
-    for file in sorted(folder.iterdir()):
-        if file.name.partition(".")[0] not in segments:
-            continue
+    for file in sorted(_data_files(folder)):
+        if not file.is_file():
+            msg = f"'{file}' is missing"
+            raise IndexFormatError(msg)
         data = file.read_bytes()
         length, magic = struct.unpack("<II", data[-8:].rjust(8, b"\0"))
         body, footer = data[: -8 - length], data[-8 - length : -8]
@@ -290,6 +290,21 @@ def check_files(folder: Path) -> None:
         if not sound:
             msg = f"'{file}' does not have the checksum that tantivy wrote: it is damaged"
             raise IndexFormatError(msg)
+
+
+def _data_files(folder: Path) -> Iterator[Path]:
+    """Yield the files of the current segments; tantivy keeps a list of all that it wrote."""
+    try:
+        names = json.loads((folder / ".managed.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        msg = f"'{folder}' holds no readable list of its files: {error}"
+        raise IndexFormatError(msg) from error
+    for segment in _read_meta(folder).get("segments", []):
+        identifier, deletes = segment["segment_id"].replace("-", ""), segment.get("deletes")
+        current = f"{identifier}.{deletes['opstamp']}.del" if deletes else None
+        for name in names:
+            if name.partition(".")[0] == identifier and (name == current or not name.endswith(".del")):
+                yield folder / name
 
 
 @contextmanager

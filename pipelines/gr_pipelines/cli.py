@@ -79,7 +79,11 @@ def index(docs: tuple[Path, ...], store: Path, quiet: bool, **options: Any) -> N
         return
     wanted = tuple(name.strip() for name in options.pop("indexes").split(",") if name.strip())
     chosen = {name: value for name, value in options.items() if value is not None}
-    summary = index_documents(docs, store, IndexOptions(indexes=wanted, **chosen), _reporter(quiet))
+    try:
+        summary = index_documents(docs, store, IndexOptions(indexes=wanted, **chosen), _reporter(quiet))
+    except KeyboardInterrupt:
+        click.echo("What was written is kept: run the same command again to go on.", err=True)
+        raise
     for line in summary.lines():
         click.echo(line)
 
@@ -140,21 +144,19 @@ def evaluate(
     """
     Run PIPELINE over a file of questions, one at a time.
 
-    Writes run.trec; with --qrels metrics.json; and answers.jsonl if the pipeline has a reader. All measures are
-    fractions from 0 to 1, EM and F1 too; the table of `gr demo` shows those two in percent.
+    Writes run.trec; with --qrels metrics.json; and answers.jsonl if the pipeline has a reader. All measures
+    are fractions from 0 to 1, EM and F1 too; `gr demo` and training show those two in percent.
     """
     from gr_components.evaluation import DEFAULT_MEASURES
     from gr_pipelines import evaluating
+    from gr_pipelines.rendering import figures_text
 
     with _open(pipeline, store, settings) as loaded:
         figures = evaluating.evaluate(
             loaded, queries, out, qrels=qrels, top_k=top_k, filters=_filters(filters),
             measures=measures or DEFAULT_MEASURES, report=_reporter(quiet),
         )  # fmt: skip
-    for name, value in figures.items():
-        digits = 0 if name == "num_queries" else 1 if name == "ms_per_query" else 4
-        percent = f"  ({100 * value:.1f} %)" if name in ("EM", "F1") else ""  # the unit of the demo and the recipes
-        click.echo(f"{name:<14} {value:.{digits}f}{percent}")
+    _print(figures_text(figures))
     click.echo(f"Written to {out}")
 
 

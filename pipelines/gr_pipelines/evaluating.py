@@ -56,7 +56,7 @@ def evaluate(
     :param filters: Haystack filters for every question.
     :param measures: Names as `ir-measures` writes them.
     :param report: Where progress goes.
-    :returns: The measures, `ms_per_query` and `num_queries`.
+    :returns: The measures (0 to 1, EM and F1 too), `ms_per_query` and `num_queries`.
     :raises DataError: If a file is malformed, or the judgements are for other questions.
     """
     questions = list(read_questions(queries))

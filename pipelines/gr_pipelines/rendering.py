@@ -3,7 +3,7 @@
 import json
 import math
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from haystack import Document
@@ -71,6 +71,18 @@ def answers_text(answers: Sequence[GeneratedAnswer]) -> Iterator[str]:
             share = f"{shares[document.id]:.0%}" if document.id in shares else ""
             yield f"  {share:>5}  {document.id}  {document.meta.get('title') or ''}".rstrip()
             yield _excerpt(document.content or "", indent=9)
+
+
+def figures_text(figures: Mapping[str, float]) -> Iterator[str]:
+    """
+    Yield a line for each figure of `gr eval`. EM and F1 are shown in percent too, as the demo and training show them.
+
+    :param figures: Measures from 0 to 1, `ms_per_query`, `num_queries`.
+    """
+    for name, value in figures.items():
+        digits = 0 if name == "num_queries" else 1 if name == "ms_per_query" else 4
+        percent = f" = {100 * value:.1f} %" if name in ("EM", "F1") else ""
+        yield f"{name:<14} {value:.{digits}f}{percent}"
 
 
 def _shares(logits: dict[str, float]) -> dict[str, float]:

@@ -250,3 +250,89 @@ def test_pipelines_show_and_check(tmp_path: Path, folder: Path) -> None:
     mine.write_text(filled, encoding="utf-8")
     result = gr("search", mine, QUESTION, "--json")
     assert json.loads(result.stdout)["documents"]
+
+
+def test_a_folder_without_a_store_is_an_error_and_stays_as_it_is(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "notes.txt").write_text("volcano", encoding="utf-8")
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(gr("pipelines", "show", "bm25", "--store", other, "--filled").stdout, encoding="utf-8")
+    evaluation = ("--queries", folder / "questions.jsonl", "--out", tmp_path / "out", "--quiet")
+    for place in (other, tmp_path / "none"):
+        for arguments in (
+            ("search", "bm25", "--store", place, "volcano"),
+            ("search", "dense", "--store", place, "volcano", "--json"),
+            ("search", "bm25", "--set", f"store={place}", "volcano"),
+            ("eval", "bm25", "--store", place, *evaluation),
+            ("index", "--store", place, "--indexes", "lexical"),
+        ):
+            message = refused(*arguments)
+            assert f"There is no store in '{place}'" in message
+            assert f"gr index DOCS --store {place}" in message
+    assert "There is no store in" in refused("search", mine, "volcano")
+    assert [path.name for path in other.iterdir()] == ["notes.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.yaml", "other"]
+
+
+def test_verify_writes_nothing_and_is_no_file_name(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "lexical" in gr("index", "--store", folder / "store", "--verify").stdout
+    assert "leave DOCS out" in refused("index", folder / "docs.jsonl.gz", "--store", folder / "store", "--verify")
+    assert "no file or folder 'verify'" in refused("index", "verify", "--store", folder / "store")
+    Path("verify").mkdir()
+    Path("verify/a.txt").write_text("volcano", encoding="utf-8")
+    assert "1 documents read, 1 new" in gr("index", "verify", "--store", "s", "--indexes", "lexical", "--quiet").stdout
+
+
+def test_interrupted_indexing_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gr_components.embedders import pending
+    from gr_components.models.text_encoder import TextEncoder
+
+    monkeypatch.setattr(pending, "_CHUNK", 4)
+    corpus, store = tmp_path / "docs.jsonl", tmp_path / "store"
+    write_corpus(corpus, passages()[:10])
+    encoded: list[str] = []
+    real = TextEncoder.encode
+
+    def interrupted(self: TextEncoder, texts: list[str], **options: Any) -> Any:
+        if len(encoded) == 4:
+            raise KeyboardInterrupt
+        encoded.extend(texts)
+        return real(self, texts, **options)
+
+    def counting(self: TextEncoder, texts: list[str], **options: Any) -> Any:
+        encoded.extend(texts)
+        return real(self, texts, **options)
+
+    index = ("index", str(corpus), "--store", str(store), *QUICK)
+    monkeypatch.setattr(TextEncoder, "encode", interrupted)
+    result = CliRunner().invoke(main, index)
+    assert result.exit_code == 130
+    assert "run the same command again" in result.stderr
+    monkeypatch.setattr(TextEncoder, "encode", counting)
+    assert "10 documents read, 0 new" in gr(*index).stdout
+    assert len(encoded) == len(set(encoded)) == 10
+    assert "behind" not in gr(*index).stdout
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        (b'{"id": "3"}', "text"),
+        (b'{"text": "no id"}', "id"),
+        (b'["3"]', "object"),
+        (b'{"id": "1", "text": "again"}', "'1'"),
+        (b'{"id": "3", "text": 5}', "text"),
+        (b'{"id": "3", "text": "\xff"}', "UTF-8"),
+        (b'{"id": "3", "text": "a", "queries": "no list"}', "queries"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path: Path, line: bytes, problem: str) -> None:
+    corpus, store = tmp_path / "docs.jsonl", tmp_path / "store"
+    corpus.write_bytes(b'{"id": "1", "text": "volcano"}\n{"id": "2", "text": "b"}\n' + line + b"\n")
+    message = refused("index", corpus, "--store", store, "--indexes", "lexical", "--quiet")
+    assert "docs.jsonl, line 3" in message
+    assert problem in message

@@ -3,7 +3,7 @@ import json
 from haystack import Document
 from haystack.dataclasses import GeneratedAnswer
 
-from gr_pipelines.rendering import answers_json, answers_text, documents_json, documents_text
+from gr_pipelines.rendering import answers_json, answers_text, documents_json, documents_text, figures_text
 
 KEYS = [
     {"text": "super bowl", "view": "body", "count": 3, "contribution": 0.5},
@@ -52,3 +52,11 @@ def test_answers_text_shows_the_share_of_attention() -> None:
     assert lines[1] == "    50%  d1  Super Bowl 50"
     assert lines[3] == "    50%  d2"
     assert list(answers_text([])) == ["No answer was found."]
+
+
+def test_figures_text_names_the_unit_of_answer_measures() -> None:
+    figures = {"nDCG@10": 0.87654, "EM": 0.615, "F1": 0.7004, "ms_per_query": 12.345, "num_queries": 300.0}
+    assert [line.split(maxsplit=1) for line in figures_text(figures)] == [
+        ["nDCG@10", "0.8765"], ["EM", "0.6150 = 61.5 %"], ["F1", "0.7004 = 70.0 %"], ["ms_per_query", "12.3"],
+        ["num_queries", "300"],
+    ]  # fmt: skip
