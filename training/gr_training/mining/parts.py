@@ -10,7 +10,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +68,10 @@ class Parts:
         :param where: What the part is about, for errors.
         :raises DataError: If the disk is full; the parts before stay.
         """
-        try:
+        with self.explaining(where):
             write_objects(self._lines(number), lines)
             with writing(self._summary(number)) as file:
                 file.write(json.dumps(dict(summary)))
-        except OSError as error:
-            raise self._explained(error, where) from error
 
     def join(self, total: int) -> dict[str, int]:
         """
@@ -86,13 +85,31 @@ class Parts:
         for number in range(total):
             for name, value in json.loads(self._summary(number).read_text(encoding="utf-8")).items():
                 counts[name] = counts.get(name, 0) + value
-        try:
+        with self.explaining("joining the parts"):
             self._concatenate(total)
             write_sidecar(self.path, made_by=self._made_by, hashes=self._hashes, summary=counts)
-        except OSError as error:
-            raise self._explained(error, "all parts are done, they are being joined") from error
         shutil.rmtree(self.folder)
         return counts
+
+    @contextmanager
+    def explaining(self, where: str) -> Iterator[None]:
+        """
+        Say what a full disk means for the result.
+
+        :param where: What is being made, for the message.
+        :raises DataError: If the disk is full.
+        """
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            finished = len(list(self.folder.glob("part-*.json")))
+            msg = (
+                f"'{self.path}', {where}: the disk is full ({error.strerror}). {finished} finished parts are kept in "
+                f"'{self.folder}'; make room and go on with --resume."
+            )
+            raise DataError(msg) from error
 
     def _concatenate(self, total: int) -> None:
         """Compressed files that follow each other are one compressed file."""
@@ -109,16 +126,6 @@ class Parts:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
-
-    def _explained(self, error: OSError, where: str) -> Exception:
-        if error.errno not in _FULL:
-            return error
-        finished = len(list(self.folder.glob("part-*.json")))
-        msg = (
-            f"'{self.path}', {where}: the disk is full ({error.strerror}). {finished} finished parts are kept in "
-            f"'{self.folder}'; make room and go on with --resume."
-        )
-        return DataError(msg)
 
     def _lines(self, number: int) -> Path:
         return self.folder / f"part-{number:05d}.jsonl{'.gz' if self.path.suffix == '.gz' else ''}"
