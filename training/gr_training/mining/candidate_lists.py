@@ -147,11 +147,7 @@ def check_mined(
     if mined["grammar"] != json.loads(json.dumps(grammar.to_dict())):
         msg = f"'{path}' was mined with another identifier grammar than that of the model to be trained. Mine again."
         raise TokenizerMismatchError(msg)
-    known = set(sidecar["inputs"].values())
-    for name, digest in (questions.files or {}).items():
-        if digest not in known:
-            msg = f"'{path}' was not made from '{name}' (sha256 {digest[:12]}…) but from other data. Mine again."
-            raise ProvenanceError(msg)
+    check_set(path, sidecar, questions)
     if model is not None:
         digest = path_hash(resolve_model(str(model)))
         if digest != mined["model_sha256"]:
@@ -159,6 +155,22 @@ def check_mined(
                 f"'{path}' was mined by another checkpoint (sha256 {mined['model_sha256'][:12]}…) than '{model}' "
                 f"({digest[:12]}…). Mine again with this one."
             )
+            raise ProvenanceError(msg)
+
+
+def check_set(path: Path, sidecar: Mapping[str, Any], questions: QuestionSet) -> None:
+    """
+    Make sure that candidates were made from a set.
+
+    :param path: The candidates.
+    :param sidecar: From `check_inputs`.
+    :param questions: The set.
+    :raises ProvenanceError: If the set's corpus, questions or judgements are not among the inputs.
+    """
+    known = set(sidecar["inputs"].values())
+    for name, digest in (questions.files or {}).items():
+        if digest not in known:
+            msg = f"'{path}' was not made from '{name}' (sha256 {digest[:12]}…) but from other data. Mine again."
             raise ProvenanceError(msg)
 
 
