@@ -3,13 +3,17 @@
 import inspect
 from collections.abc import Sequence
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from haystack import Document, default_to_dict
 from haystack.document_stores.types import FilterPolicy, apply_filter_policy
 from haystack.utils import ComponentDevice, Secret
 
 from gr_components.errors import ConfigError, DeviceError
+from gr_components.models.checks import POOLING_MODES, check_backend, check_choice, check_count
+
+if TYPE_CHECKING:
+    from gr_components.document_stores.local import LocalDocumentStore
 
 #: Metadata field in which `DocumentEmbedder` names the model of a document's embedding, for the store to compare.
 EMBEDDING_MODEL = "embedding_model"
@@ -33,11 +37,50 @@ def check_top_k(top_k: int, *, least: int) -> None:
 
     :param top_k: The setting.
     :param least: 1 at construction; 0 at run time, where it means "nothing, please".
-    :raises ConfigError: If it is smaller.
+    :raises ConfigError: If it is smaller or no whole number.
     """
-    if top_k < least:
-        msg = f"top_k must be at least {least}, got {top_k}."
+    check_count("top_k", top_k, least=least)
+
+
+def check_store(store: Any) -> "LocalDocumentStore":
+    """
+    Check a document store.
+
+    :param store: The setting.
+    :raises ConfigError: If it is no LocalDocumentStore.
+    """
+    from gr_components.document_stores.local import LocalDocumentStore  # which uses this module
+
+    if not isinstance(store, LocalDocumentStore):
+        msg = f"document_store must be a LocalDocumentStore, got {type(store).__name__}."
         raise ConfigError(msg)
+    return store
+
+
+def check_model_settings(
+    *,
+    batch_size: int,
+    dtype: str,
+    backend: str = "torch",
+    max_length: int | None = None,
+    pooling: str | None = None,
+) -> None:
+    """
+    Check what components with a model have in common, before anything is loaded.
+
+    :param batch_size: Inputs per batch.
+    :param dtype: Number type of the weights.
+    :param backend: What runs the model.
+    :param max_length: Largest number of tokens, if one is set.
+    :param pooling: Pooling mode, if one is set.
+    :raises ConfigError: If one is unknown or out of range.
+    """
+    check_count("batch_size", batch_size, least=1)
+    check_backend(backend, dtype)
+    if max_length is not None:
+        check_count("max_length", max_length, least=1)
+    if pooling is not None:
+        check_choice("pooling", pooling, POOLING_MODES)
 
 
 def filter_policy_of(value: str | FilterPolicy) -> FilterPolicy:

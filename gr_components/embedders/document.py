@@ -11,7 +11,14 @@ from gr_components.errors import DataError
 from gr_components.lifecycle import Lifecycle
 from gr_components.models.resolve import MINILM
 from gr_components.progress import reporter
-from gr_components.settings import EMBEDDING_MODEL, device_name, document_text, settings_to_dict, token_value
+from gr_components.settings import (
+    EMBEDDING_MODEL,
+    check_model_settings,
+    device_name,
+    document_text,
+    settings_to_dict,
+    token_value,
+)
 
 if TYPE_CHECKING:
     from gr_components.models.text_encoder import TextEncoder
@@ -81,6 +88,7 @@ class DocumentEmbedder(Lifecycle["TextEncoder"]):
         :param token: Access token for the model hub.
         :param local_files_only: Use only what is cached already.
         :param model_kwargs: Passed to `from_pretrained`; with `onnx`, attributes of `SessionOptions`.
+        :raises ConfigError: If a setting is unknown or out of range.
         """
         self.model = str(model)
         self.prefix = prefix
@@ -99,6 +107,9 @@ class DocumentEmbedder(Lifecycle["TextEncoder"]):
         self.token = token
         self.local_files_only = local_files_only
         self.model_kwargs = model_kwargs
+        check_model_settings(
+            batch_size=batch_size, dtype=dtype, backend=backend, max_length=max_length, pooling=pooling
+        )
         self._start_lifecycle()
 
     def to_dict(self) -> dict[str, Any]:

@@ -7,11 +7,10 @@ from haystack.utils import ComponentDevice, Secret
 
 from gr_components.document_stores.local import LocalDocumentStore
 from gr_components.embedders.pending import embed_pending
-from gr_components.errors import ConfigError
 from gr_components.lifecycle import Lifecycle
 from gr_components.models.resolve import MINILM
 from gr_components.progress import reporter
-from gr_components.settings import device_name, settings_to_dict, token_value
+from gr_components.settings import check_model_settings, check_store, device_name, settings_to_dict, token_value
 
 if TYPE_CHECKING:
     from gr_components.models.text_encoder import TextEncoder
@@ -67,12 +66,9 @@ class DenseIndexer(Lifecycle["TextEncoder"]):
         :param token: Access token for the model hub.
         :param local_files_only: Use only what is cached already.
         :param model_kwargs: Passed to `from_pretrained`; with `onnx`, attributes of `SessionOptions`.
-        :raises ConfigError: If `document_store` is no LocalDocumentStore.
+        :raises ConfigError: If a setting is unknown or out of range.
         """
-        if not isinstance(document_store, LocalDocumentStore):
-            msg = f"document_store must be a LocalDocumentStore, got {type(document_store).__name__}."
-            raise ConfigError(msg)
-        self.document_store = document_store
+        self.document_store = check_store(document_store)
         self.model = str(model)
         self.index = index
         self.prefix = prefix
@@ -89,6 +85,9 @@ class DenseIndexer(Lifecycle["TextEncoder"]):
         self.token = token
         self.local_files_only = local_files_only
         self.model_kwargs = model_kwargs
+        check_model_settings(
+            batch_size=batch_size, dtype=dtype, backend=backend, max_length=max_length, pooling=pooling
+        )
         self._start_lifecycle()
 
     def to_dict(self) -> dict[str, Any]:

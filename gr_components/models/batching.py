@@ -7,24 +7,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from gr_components.errors import ConfigError, ModelError, NumericsError
+from gr_components.errors import ModelError, NumericsError
 from gr_components.progress import Task
 
 logger = logging.getLogger(__name__)
 
 _NO_MEMORY = re.compile(r"out of memory|can.t allocate memory|failed to allocate memory|bad.?alloc", re.IGNORECASE)
-
-
-def check_batch_size(batch_size: int) -> None:
-    """
-    Check a batch size.
-
-    :param batch_size: Rows per batch.
-    :raises ConfigError: If it is not positive.
-    """
-    if batch_size <= 0:
-        msg = f"batch_size must be greater than 0, got {batch_size}."
-        raise ConfigError(msg)
 
 
 def run_sorted(

@@ -2,10 +2,9 @@
 
 from typing import Any
 
-from gr_components.errors import ConfigError, DeviceError
+from gr_components.errors import DeviceError
 from gr_components.extras import need
-
-_DTYPES = ("float32", "float16", "bfloat16")
+from gr_components.models.checks import DTYPES, check_choice
 
 
 def torch_device(device: str | None) -> Any:
@@ -36,7 +35,5 @@ def torch_dtype(dtype: str) -> Any:
     :param dtype: `float32`, `float16` or `bfloat16`.
     :raises ConfigError: If it is another.
     """
-    if dtype not in _DTYPES:
-        msg = f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}."
-        raise ConfigError(msg)
+    check_choice("dtype", dtype, DTYPES)
     return getattr(need("torch", "torch"), dtype)

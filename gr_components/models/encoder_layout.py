@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from gr_components.errors import ConfigError, ModelError, ModelNotFoundError
+from gr_components.errors import ModelError, ModelNotFoundError
+from gr_components.models.checks import POOLING_MODES, check_choice
 
-POOLING_MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 _LEGACY_POOLING = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -113,9 +113,8 @@ def read_layout(folder: Path, *, pooling: str | None = None) -> EncoderLayout:
     :raises ModelError: If the folder describes something else than a text encoder.
     :raises ConfigError: If `pooling` is unknown.
     """
-    if pooling is not None and pooling not in POOLING_MODES:
-        msg = f"pooling must be one of {', '.join(POOLING_MODES)}, got {pooling!r}."
-        raise ConfigError(msg)
+    if pooling is not None:
+        check_choice("pooling", pooling, POOLING_MODES)
     if not (folder / "modules.json").is_file():
         _check_plain(folder)
         return EncoderLayout(folder, pooling=(pooling or "mean",))

@@ -95,18 +95,6 @@ def read_export(folder: Path, task: str) -> dict[str, Any]:
     return {**about, "path": path}
 
 
-def check_float32(dtype: str) -> None:
-    """
-    Check the number type asked for with the ONNX backend.
-
-    :param dtype: The setting.
-    :raises ConfigError: If it is not `float32`.
-    """
-    if dtype != "float32":
-        msg = f"backend='onnx' runs the number type that was exported; dtype must be 'float32', got {dtype!r}."
-        raise ConfigError(msg)
-
-
 def _providers(device: str | None, available: list[str]) -> list[Any]:
     if device is None:
         device = "cuda" if _PROVIDERS["cuda"] in available else "cpu"

@@ -15,11 +15,12 @@ import numpy.typing as npt
 
 from gr_components.errors import ConfigError
 from gr_components.extras import need
-from gr_components.models.batching import check_batch_size, check_finite, run_sorted
-from gr_components.models.onnx_session import OnnxSession, check_float32, read_export
+from gr_components.models.batching import check_finite, run_sorted
+from gr_components.models.checks import Backend, check_backend, check_count
+from gr_components.models.onnx_session import OnnxSession, read_export
 from gr_components.models.pair_layout import PairInfo
 from gr_components.models.resolve import resolve_model
-from gr_components.models.text_encoder import Backend, Runner, check_backend, padded
+from gr_components.models.text_encoder import Runner, padded
 from gr_components.progress import Reporter, Silent, Task
 from gr_components.tokenization import Templated, TextTokenizer
 
@@ -52,7 +53,7 @@ class PairScorer:
         :returns: Scores (P,), unscaled: higher is more relevant, the sigmoid is a probability.
         :raises NumericsError: If the model gives NaN or infinity.
         """
-        check_batch_size(batch_size)
+        check_count("batch_size", batch_size, least=1)
         parts = [np.zeros(0, dtype=np.float32)]
         with Task(report or Silent(), "score", len(pairs)) as task:
             for start in range(0, len(pairs), _WINDOW):
@@ -106,11 +107,10 @@ def load_pair_scorer(
     :raises ModelError: If the folder holds something else than a cross-encoder, or damaged files.
     :raises DeviceError: If the device is absent.
     """
-    check_backend(backend)
+    check_backend(backend, dtype)
     folder = resolve_model(model, revision=revision, token=token, local_files_only=local_files_only)
     if backend == "onnx":
         need("onnxruntime", "onnx")
-        check_float32(dtype)
         return _load_onnx(folder, device, model_kwargs, label, max_length)
     need("torch", "torch")
     need("transformers", "torch")

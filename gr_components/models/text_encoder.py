@@ -16,17 +16,16 @@ import numpy.typing as npt
 
 from gr_components.errors import ConfigError
 from gr_components.extras import need
-from gr_components.models.batching import check_batch_size, check_finite, run_sorted
+from gr_components.models.batching import check_finite, run_sorted
+from gr_components.models.checks import Backend, check_backend, check_count
 from gr_components.models.description import read_description
 from gr_components.models.encoder_layout import EncoderInfo, choose_prompt, read_layout
 from gr_components.models.fingerprints import encoder_fingerprint
-from gr_components.models.onnx_session import OnnxSession, check_float32, read_export
+from gr_components.models.onnx_session import OnnxSession, read_export
 from gr_components.models.resolve import resolve_model
 from gr_components.progress import Reporter, Silent, Task
 from gr_components.tokenization import Templated, TextTokenizer, pad
 
-Backend = Literal["torch", "onnx"]
-BACKENDS = ("torch", "onnx")
 _TEMPLATE_TOKENS = 4  # at most, in any template
 _WINDOW = 8192  # texts that are tokenized at once: bounds memory, and is enough to sort by length
 
@@ -88,7 +87,7 @@ class TextEncoder:
         :returns: Vectors (B, E).
         :raises NumericsError: If the model gives NaN or infinity.
         """
-        check_batch_size(batch_size)
+        check_count("batch_size", batch_size, least=1)
         prompt_tokens = self._prompt_tokens(prefix)
         parts = [np.zeros((0, self.dimension), dtype=np.float32)]
         with Task(report or Silent(), "encode", len(texts)) as task:
@@ -167,11 +166,10 @@ def load_text_encoder(
     :raises ModelError: If the folder holds something else than a text encoder, or damaged files.
     :raises DeviceError: If the device is absent.
     """
-    check_backend(backend)
+    check_backend(backend, dtype)
     folder = resolve_model(model, revision=revision, token=token, local_files_only=local_files_only)
     if backend == "onnx":
         need("onnxruntime", "onnx")
-        check_float32(dtype)
         return _load_onnx(folder, device, model_kwargs, pooling, max_length)
     need("torch", "torch")
     need("transformers", "torch")
@@ -223,18 +221,6 @@ def padded(encoded: Sequence[Templated], pad_id: int, *, type_ids: bool) -> dict
     if type_ids:
         arrays["type_ids_BL"] = pad([e.type_ids or [0] for e in encoded], 0, ids_BL.shape[1])[0]
     return arrays
-
-
-def check_backend(backend: str) -> None:
-    """
-    Check the name of a backend.
-
-    :param backend: The setting.
-    :raises ConfigError: If it is unknown.
-    """
-    if backend not in BACKENDS:
-        msg = f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}."
-        raise ConfigError(msg)
 
 
 def _load_onnx(

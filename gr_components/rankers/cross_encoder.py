@@ -8,10 +8,17 @@ import numpy.typing as npt
 from haystack import Document, component, default_from_dict, logging
 from haystack.utils import ComponentDevice, Secret
 
-from gr_components.errors import ConfigError
 from gr_components.lifecycle import Lifecycle
+from gr_components.models.checks import check_number
 from gr_components.progress import reporter
-from gr_components.settings import check_top_k, device_name, document_text, settings_to_dict, token_value
+from gr_components.settings import (
+    check_model_settings,
+    check_top_k,
+    device_name,
+    document_text,
+    settings_to_dict,
+    token_value,
+)
 
 if TYPE_CHECKING:
     from gr_components.models.pair_scorer import PairScorer
@@ -119,7 +126,8 @@ class CrossEncoderRanker(Lifecycle["PairScorer"]):
         self.local_files_only = local_files_only
         self.model_kwargs = model_kwargs
         check_top_k(top_k, least=1)
-        _check_weight(retrieval_weight)
+        _check_scoring(retrieval_weight, score_threshold)
+        check_model_settings(batch_size=batch_size, dtype=dtype, backend=backend, max_length=max_length)
         self._start_lifecycle()
 
     def to_dict(self) -> dict[str, Any]:
@@ -164,7 +172,7 @@ class CrossEncoderRanker(Lifecycle["PairScorer"]):
         score_threshold = self.score_threshold if score_threshold is None else score_threshold
         weight = self.retrieval_weight if retrieval_weight is None else retrieval_weight
         check_top_k(top_k, least=0)
-        _check_weight(weight)
+        _check_scoring(weight, score_threshold)
         candidates = _deduplicated(documents)
         if not candidates or top_k == 0:
             return {"documents": []}
@@ -229,10 +237,10 @@ class CrossEncoderRanker(Lifecycle["PairScorer"]):
         engine.close()
 
 
-def _check_weight(weight: float) -> None:
-    if not 0 <= weight <= 1:
-        msg = f"retrieval_weight must be between 0 and 1, got {weight}."
-        raise ConfigError(msg)
+def _check_scoring(weight: float, threshold: float | None) -> None:
+    check_number("retrieval_weight", weight, least=0, most=1)
+    if threshold is not None:
+        check_number("score_threshold", threshold)
 
 
 def _deduplicated(documents: list[Document]) -> list[Document]:

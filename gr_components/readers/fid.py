@@ -2,19 +2,20 @@
 
 from typing import TYPE_CHECKING, Any
 
-from haystack import Document, GeneratedAnswer, component, default_from_dict, default_to_dict, logging
+from haystack import Document, GeneratedAnswer, component, default_from_dict, logging
 from haystack.utils import ComponentDevice, Secret
 
 from gr_components.data.records import Passage
-from gr_components.errors import ConfigError
+from gr_components.extras import need
 from gr_components.lifecycle import Lifecycle
+from gr_components.models.checks import check_count
+from gr_components.readers.config import ReadConfig
+from gr_components.settings import check_model_settings, check_top_k, device_name, settings_to_dict, token_value
 
 if TYPE_CHECKING:
     from gr_components.readers.fusion import Answer, FusionReader, Reading
 
 logger = logging.getLogger(__name__)
-
-_COUNTS = ("top_k", "num_beams", "num_answers", "batch_size")
 
 
 @component
@@ -99,20 +100,16 @@ class FiDReader(Lifecycle["FusionReader"]):
         self.token = token
         self.local_files_only = local_files_only
         self.model_kwargs = model_kwargs
-        for name in _COUNTS:
-            _check_count(name, getattr(self, name), least=1)
+        check_top_k(top_k, least=1)
+        check_model_settings(batch_size=batch_size, dtype=dtype)
+        if max_passage_tokens is not None:
+            check_count("max_passage_tokens", max_passage_tokens, least=1)
+        self._config()
         self._start_lifecycle()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings for a YAML file."""
-        names = (
-            "model", "top_k", "num_answers", "num_beams", "max_answer_tokens", "max_passage_tokens", "length_penalty",
-            "extractive", "title_field", "batch_size", "dtype", "revision", "local_files_only", "model_kwargs",
-        )  # fmt: skip
-        settings = {name: getattr(self, name) for name in names}
-        settings["device"] = self.device.to_dict() if self.device is not None else None
-        settings["token"] = self.token.to_dict() if self.token is not None else None
-        return default_to_dict(self, **settings)
+        return settings_to_dict(self)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "FiDReader":
@@ -149,19 +146,10 @@ class FiDReader(Lifecycle["FusionReader"]):
         :returns: `answers`, best first; empty if there is no question or nothing to read.
         :raises ConfigError: If a number is out of range or does not fit the model.
         """
-        from gr_components.readers.fusion import ReadConfig  # loads torch
-
         top_k = self.top_k if top_k is None else top_k
-        _check_count("top_k", top_k, least=0)
+        check_top_k(top_k, least=0)
+        config = self._config(num_beams, num_answers, max_answer_tokens, length_penalty, extractive)
         reader = self._engine()
-        config = ReadConfig(
-            num_beams=self.num_beams if num_beams is None else num_beams,
-            num_answers=self.num_answers if num_answers is None else num_answers,
-            max_answer_tokens=self.max_answer_tokens if max_answer_tokens is None else max_answer_tokens,
-            length_penalty=self.length_penalty if length_penalty is None else length_penalty,
-            extractive=self.extractive if extractive is None else extractive,
-            batch_size=self.batch_size,
-        )
         used = _readable(documents)[:top_k]
         passages = [Passage(d.id, str(d.meta.get(self.title_field) or ""), d.content or "") for d in used]
         with self._serial:
@@ -201,8 +189,6 @@ class FiDReader(Lifecycle["FusionReader"]):
         )
 
     def _load(self) -> "FusionReader":
-        from gr_components.extras import need
-
         need("torch", "torch")
         need("transformers", "torch")
         from gr_components.models.seq2seq.folder import load_seq2seq
@@ -210,14 +196,31 @@ class FiDReader(Lifecycle["FusionReader"]):
 
         loaded = load_seq2seq(
             self.model,
-            device=ComponentDevice.resolve_device(self.device).to_torch_str(),
+            device=device_name(self.device),
             dtype=self.dtype,
             revision=self.revision,
-            token=self.token.resolve_value() if self.token is not None else None,
+            token=token_value(self.token),
             local_files_only=self.local_files_only,
             model_kwargs=self.model_kwargs,
         )
         return FusionReader(loaded, max_passage_tokens=self.max_passage_tokens)
+
+    def _config(
+        self,
+        num_beams: int | None = None,
+        num_answers: int | None = None,
+        max_answer_tokens: int | None = None,
+        length_penalty: float | None = None,
+        extractive: bool | None = None,
+    ) -> ReadConfig:
+        return ReadConfig(
+            num_beams=self.num_beams if num_beams is None else num_beams,
+            num_answers=self.num_answers if num_answers is None else num_answers,
+            max_answer_tokens=self.max_answer_tokens if max_answer_tokens is None else max_answer_tokens,
+            length_penalty=self.length_penalty if length_penalty is None else length_penalty,
+            extractive=self.extractive if extractive is None else extractive,
+            batch_size=self.batch_size,
+        )
 
     def _answer(self, query: str, used: list[Document], reading: "Reading", answer: "Answer") -> GeneratedAnswer:
         scored = [(d, s) for d, s in zip(used, reading.relevance, strict=True) if s is not None]
@@ -239,9 +242,3 @@ def _readable(documents: list[Document]) -> list[Document]:
         if document.content is not None and document.content.strip():
             by_id.setdefault(document.id, document)
     return list(by_id.values())
-
-
-def _check_count(name: str, value: Any, *, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        msg = f"{name} must be a whole number of at least {least}, got {value!r}."
-        raise ConfigError(msg)

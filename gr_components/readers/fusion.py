@@ -18,6 +18,7 @@ from gr_components.errors import ConfigError, ModelError, NumericsError
 from gr_components.models.batching import is_out_of_memory
 from gr_components.models.seq2seq.folder import LoadedSeq2Seq
 from gr_components.progress import Reporter, Silent, Task
+from gr_components.readers.config import ReadConfig
 from gr_components.readers.generation import GenerationConfig, Hypothesis, Spans, generate, span_sources
 from gr_components.readers.layout import Inputs, ReaderLayout, pad_inputs, text_layout
 from gr_components.readers.surface import surface_form
@@ -57,30 +58,6 @@ class Reading:
 
     answers: list[Answer]
     relevance: list[float | None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReadConfig:
-    """
-    How answers are searched.
-
-    :param num_beams: Beam width; 1 is greedy.
-    :param num_answers: Answers per question, at most `num_beams`.
-    :param max_answer_tokens: Longest answer; None for the model's own limit.
-    :param length_penalty: See `GenerationConfig`.
-    :param extractive: Whether an answer must be a span of a passage (models with the `reserved` layout).
-    :param batch_size: Passages that are encoded at a time.
-    :param closed_book: Whether questions without passages are answered all the same, from what the model knows: a
-        control that shows what the passages are worth.
-    """
-
-    num_beams: int = 1
-    num_answers: int = 1
-    max_answer_tokens: int | None = None
-    length_penalty: float = 0.0
-    extractive: bool = False
-    batch_size: int = 32
-    closed_book: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,7 +100,7 @@ class FusionReader:
         self,
         questions: Sequence[str],
         passages: Sequence[Sequence[Passage]],
-        config: ReadConfig = ReadConfig(),
+        config: ReadConfig = ReadConfig(),  # noqa: B008 - frozen
         report: Reporter = Silent(),  # noqa: B008 - without state
     ) -> list[Reading]:
         """
@@ -134,7 +111,7 @@ class FusionReader:
         :param config: Settings.
         :param report: Where progress goes.
         :returns: One reading per question, in the same order.
-        :raises ConfigError: If a setting is out of range or does not fit the model.
+        :raises ConfigError: If a setting does not fit the model.
         :raises NumericsError: If the model gives NaN.
         :raises ModelError: If memory does not suffice for one passage at a time.
         """
@@ -162,17 +139,6 @@ class FusionReader:
         return len(self.layout.tokenize(self.tokenizer, [question])[0].ids) > self.layout.max_question_tokens
 
     def _check(self, config: ReadConfig) -> None:
-        for name in ("num_beams", "num_answers", "batch_size"):
-            value = getattr(config, name)
-            if value < 1:
-                msg = f"{name} must be at least 1, got {value}."
-                raise ConfigError(msg)
-        if config.num_answers > config.num_beams:
-            msg = f"num_answers={config.num_answers} needs as many beams; num_beams is {config.num_beams}."
-            raise ConfigError(msg)
-        if config.max_answer_tokens is not None and config.max_answer_tokens < 2:
-            msg = f"max_answer_tokens must be at least 2 (one token and the end), got {config.max_answer_tokens}."
-            raise ConfigError(msg)
         if config.extractive and self.layout.kind != "reserved":
             msg = (
                 "extractive=True needs a model with the reserved layout: BART and T5 write the first token of an "

@@ -7,10 +7,9 @@ from haystack import Document, component, default_from_dict
 from haystack.document_stores.types import FilterPolicy
 
 from gr_components.document_stores.local import LocalDocumentStore
-from gr_components.errors import ConfigError
 from gr_components.extras import need
 from gr_components.lifecycle import Lifecycle
-from gr_components.settings import check_top_k, effective_filters, filter_policy_of, settings_to_dict
+from gr_components.settings import check_store, check_top_k, effective_filters, filter_policy_of, settings_to_dict
 
 _SCALE = 8.0  # as Haystack's own BM25 retriever, so that thresholds carry over
 
@@ -53,11 +52,8 @@ class BM25Retriever(Lifecycle[LocalDocumentStore]):
         :param filter_policy: Whether filters given to `run` replace the configured ones or are merged with them.
         :raises ConfigError: If `document_store` is no LocalDocumentStore or `top_k` is below 1.
         """
-        if not isinstance(document_store, LocalDocumentStore):
-            msg = f"document_store must be a LocalDocumentStore, got {type(document_store).__name__}."
-            raise ConfigError(msg)
         check_top_k(top_k, least=1)
-        self.document_store = document_store
+        self.document_store = check_store(document_store)
         self.filters = filters
         self.top_k = top_k
         self.scale_score = scale_score
@@ -89,7 +85,7 @@ class BM25Retriever(Lifecycle[LocalDocumentStore]):
         Find the documents that match a query best.
 
         :param query: Any text; one without words finds nothing.
-        :param filters: Haystack filters; None for the configured ones.
+        :param filters: Haystack filters; None for the configured ones, `{}` for none.
         :param top_k: Most documents to return, 0 for none; None for the configured number.
         :param scale_score: Whether scores are mapped to 0..1; None for the configured choice.
         :returns: `documents` with scores, best first.

@@ -9,10 +9,12 @@ from haystack.document_stores.types import FilterPolicy
 from haystack.utils import ComponentDevice, Secret
 
 from gr_components.document_stores.local import LocalDocumentStore
-from gr_components.errors import ConfigError
 from gr_components.lifecycle import Lifecycle
+from gr_components.models.checks import check_choice
 from gr_components.models.resolve import MINILM
 from gr_components.settings import (
+    check_model_settings,
+    check_store,
     check_top_k,
     device_name,
     effective_filters,
@@ -81,6 +83,7 @@ class DenseRetriever(Lifecycle[_Loaded]):
         device: ComponentDevice | None = None,
         dtype: str = "float32",
         revision: str | None = None,
+        document_revision: str | None = None,
         token: Secret | None = Secret.from_env_var(["HF_API_TOKEN", "HF_TOKEN"], strict=False),  # noqa: B008
         local_files_only: bool = False,
         model_kwargs: dict[str, Any] | None = None,
@@ -106,7 +109,8 @@ class DenseRetriever(Lifecycle[_Loaded]):
         :param backend: `torch`, or `onnx` for a folder made by `gr export`.
         :param device: Where the model runs; None for the best device there is.
         :param dtype: `float32`, `float16` or `bfloat16`.
-        :param revision: Branch, tag or commit on the model hub.
+        :param revision: Branch, tag or commit of `model` on the model hub.
+        :param document_revision: Branch, tag or commit of `document_model` on the model hub.
         :param token: Access token for the model hub.
         :param local_files_only: Use only what is cached already.
         :param model_kwargs: Passed to `from_pretrained`; with `onnx`, attributes of `SessionOptions`.
@@ -129,10 +133,14 @@ class DenseRetriever(Lifecycle[_Loaded]):
         self.device = device
         self.dtype = dtype
         self.revision = revision
+        self.document_revision = document_revision
         self.token = token
         self.local_files_only = local_files_only
         self.model_kwargs = model_kwargs
         check_top_k(top_k, least=1)
+        check_model_settings(
+            batch_size=batch_size, dtype=dtype, backend=backend, max_length=max_length, pooling=pooling
+        )
         self._start_lifecycle()
 
     def to_dict(self) -> dict[str, Any]:
@@ -226,7 +234,7 @@ class DenseRetriever(Lifecycle[_Loaded]):
     def _load(self) -> _Loaded:
         from gr_components.models.text_encoder import load_text_encoder, text_encoder_fingerprint
 
-        hub = {"revision": self.revision, "token": token_value(self.token), "local_files_only": self.local_files_only}
+        token = token_value(self.token)
         encoder = load_text_encoder(
             self.model,
             backend=self.backend,
@@ -235,11 +243,19 @@ class DenseRetriever(Lifecycle[_Loaded]):
             model_kwargs=self.model_kwargs,
             pooling=self.pooling,
             max_length=self.max_length,
-            **hub,  # type: ignore[arg-type]
+            revision=self.revision,
+            token=token,
+            local_files_only=self.local_files_only,
         )
         documents = encoder.fingerprint
         if self.document_model is not None:
-            documents = text_encoder_fingerprint(self.document_model, pooling=self.pooling, **hub)  # type: ignore[arg-type]
+            documents = text_encoder_fingerprint(
+                self.document_model,
+                pooling=self.pooling,
+                revision=self.document_revision,
+                token=token,
+                local_files_only=self.local_files_only,
+            )
         self._warn_of_lag()
         return _Loaded(encoder, documents)
 
@@ -258,19 +274,6 @@ class DenseRetriever(Lifecycle[_Loaded]):
         self.document_store.close()
 
 
-def check_store(store: Any) -> LocalDocumentStore:
-    """
-    Check a document store.
-
-    :param store: The setting.
-    :raises ConfigError: If it is no LocalDocumentStore.
-    """
-    if not isinstance(store, LocalDocumentStore):
-        msg = f"document_store must be a LocalDocumentStore, got {type(store).__name__}."
-        raise ConfigError(msg)
-    return store
-
-
 def check_similarity(similarity: str) -> Similarity:
     """
     Check the name of a similarity.
@@ -278,7 +281,5 @@ def check_similarity(similarity: str) -> Similarity:
     :param similarity: The setting.
     :raises ConfigError: If it is unknown.
     """
-    if similarity not in SIMILARITIES:
-        msg = f"similarity must be one of {', '.join(SIMILARITIES)}, got {similarity!r}."
-        raise ConfigError(msg)
+    check_choice("similarity", similarity, SIMILARITIES)
     return cast(Similarity, similarity)

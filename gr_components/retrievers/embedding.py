@@ -8,8 +8,8 @@ from haystack.document_stores.types import FilterPolicy
 
 from gr_components.document_stores.local import LocalDocumentStore
 from gr_components.lifecycle import Lifecycle
-from gr_components.retrievers.dense import Similarity, check_similarity, check_store
-from gr_components.settings import check_top_k, effective_filters, filter_policy_of, settings_to_dict
+from gr_components.retrievers.dense import Similarity, check_similarity
+from gr_components.settings import check_store, check_top_k, effective_filters, filter_policy_of, settings_to_dict
 
 
 @component

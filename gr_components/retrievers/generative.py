@@ -14,6 +14,8 @@ from gr_components.errors import ConfigError
 from gr_components.extras import need
 from gr_components.lifecycle import Lifecycle
 from gr_components.settings import (
+    check_model_settings,
+    check_store,
     check_top_k,
     device_name,
     effective_filters,
@@ -109,17 +111,12 @@ class GenerativeRetriever(Lifecycle["GenerativeEngine"]):
         :param model_kwargs: Passed to `from_pretrained` of plain Hugging Face models.
         :raises ConfigError: If a setting is unknown or out of range.
         """
-        if not isinstance(document_store, LocalDocumentStore):
-            msg = f"document_store must be a LocalDocumentStore, got {type(document_store).__name__}."
-            raise ConfigError(msg)
         check_top_k(top_k, least=1)
-        if batch_size < 1:
-            msg = f"batch_size must be at least 1, got {batch_size}."
-            raise ConfigError(msg)
+        check_model_settings(batch_size=batch_size, dtype=dtype)
         if backend != "torch":
             msg = f"backend must be 'torch' for generative models, got {backend!r}."
             raise ConfigError(msg)
-        self.document_store = document_store
+        self.document_store = check_store(document_store)
         self.model = str(model)
         self.index = index
         self.top_k = top_k

@@ -14,7 +14,7 @@ from gr_components.lifecycle import Lifecycle
 from gr_components.models.description import read_description
 from gr_components.models.resolve import resolve_model
 from gr_components.progress import Reporter, Silent, reporter
-from gr_components.settings import settings_to_dict, token_value
+from gr_components.settings import check_store, settings_to_dict, token_value
 from gr_components.tokenization import TextTokenizer
 
 
@@ -121,8 +121,9 @@ class GenerativeIndexer(Lifecycle[IdentifierLayout]):
         :param revision: Branch, tag or commit on the model hub.
         :param token: Access token for the model hub.
         :param local_files_only: Use only what is cached already.
+        :raises ConfigError: If `document_store` is no LocalDocumentStore.
         """
-        self.document_store = document_store
+        self.document_store = check_store(document_store)
         self.model = str(model)
         self.index = index
         self.progress_bar = progress_bar

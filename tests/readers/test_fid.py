@@ -144,7 +144,7 @@ def test_bad_run_time_settings(reader: FiDReader, documents: list[Document]) -> 
         reader.run(query=QUERY, documents=documents, top_k=-1)
     with pytest.raises(ConfigError, match="num_answers=2 needs as many beams"):
         reader.run(query=QUERY, documents=documents, num_answers=2)
-    with pytest.raises(ConfigError, match="num_beams must be at least 1, got 0"):
+    with pytest.raises(ConfigError, match="num_beams must be a whole number of at least 1, got 0"):
         reader.run(query=QUERY, documents=documents, num_beams=0)
 
 

@@ -11,7 +11,8 @@ from transformers.modeling_outputs import BaseModelOutput
 from gr_components.data.records import Passage
 from gr_components.errors import ConfigError, ModelError, NumericsError
 from gr_components.models.seq2seq.folder import LoadedSeq2Seq
-from gr_components.readers.fusion import FusionReader, ReadConfig, Reading
+from gr_components.readers.config import ReadConfig
+from gr_components.readers.fusion import FusionReader, Reading
 from gr_components.readers.layout import ReaderLayout
 
 QUESTION = "Where was it played?"
@@ -205,10 +206,10 @@ def test_memory_running_out_halves_the_batch(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_beams": 0}, "num_beams must be at least 1, got 0"),
+        ({"num_beams": 0}, "num_beams must be a whole number of at least 1, got 0"),
         ({"num_answers": 2}, "num_answers=2 needs as many beams; num_beams is 1"),
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        ({"max_answer_tokens": 1}, "max_answer_tokens must be at least 2"),
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),
+        ({"max_answer_tokens": 1}, "max_answer_tokens must be a whole number of at least 2"),
     ],
 )
 def test_bad_settings(copying: LoadedSeq2Seq, changes: dict[str, int], message: str) -> None:

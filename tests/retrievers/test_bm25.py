@@ -76,7 +76,7 @@ class TestBM25Retriever(ComponentContract):
         assert [d.id for d in merge.run(query="cat")["documents"]] == ["0"]
 
     def test_bad_settings(self, store):
-        with pytest.raises(ConfigError, match="top_k must be at least 1, got 0"):
+        with pytest.raises(ConfigError, match="top_k must be a whole number of at least 1, got 0"):
             BM25Retriever(document_store=store, top_k=0)
         with pytest.raises(ConfigError, match="got str"):
             BM25Retriever(document_store="store")

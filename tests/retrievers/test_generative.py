@@ -182,7 +182,7 @@ def test_filter_policy(store: LocalDocumentStore, model: str) -> None:
 
 def test_top_k_zero_and_negative(retriever: GenerativeRetriever) -> None:
     assert retriever.run(query="capital", top_k=0)["documents"] == []
-    with pytest.raises(ConfigError, match="top_k must be at least 0, got -1"):
+    with pytest.raises(ConfigError, match="top_k must be a whole number of at least 0, got -1"):
         retriever.run(query="capital", top_k=-1)
 
 
@@ -264,13 +264,13 @@ def test_long_queries_are_cut_with_a_warning(retriever: GenerativeRetriever, cap
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"top_k": 0}, "top_k must be at least 1, got 0"),
+        ({"top_k": 0}, "top_k must be a whole number of at least 1, got 0"),
         ({"beams": 0}, "beams must be a whole number of at least 1"),
         ({"beta": 2.0}, "beta must be between 0 and 1"),
         ({"preset": "best"}, "preset must be one of"),
         ({"search_settings": {"smoothnig": 1.0}}, r"unknown names \['smoothnig'\]"),
         ({"backend": "onnx"}, "backend must be 'torch'"),
-        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1"),
         ({"filter_policy": "both"}, "both"),
     ],
 )

@@ -11,7 +11,8 @@ from gr_components.data.records import Passage, Question
 from gr_components.evaluation.answers import evaluate_answers
 from gr_components.evaluation.retrieval import Evaluation
 from gr_components.progress import Reporter, Silent
-from gr_components.readers.fusion import FusionReader, ReadConfig
+from gr_components.readers.config import ReadConfig
+from gr_components.readers.fusion import FusionReader
 
 SEED = 13
 # Without a passage the reader gives no answer; as a control it is made to.
