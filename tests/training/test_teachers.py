@@ -15,8 +15,10 @@ from gr_components.errors import ConfigError, DataError, ProvenanceError
 from gr_components.models.pair_scorer import load_pair_scorer
 from gr_components.models.resolve import MINILM
 from gr_components.models.text_encoder import load_text_encoder
+from gr_components.progress import Silent
 from gr_training.config import parse
 from gr_training.mining import parts, teachers
+from gr_training.mining.lists import lexical_search
 from gr_training.mining.teachers import TeacherConfig, teach
 from gr_training.sources import ValidationConfig, load_validation, local_file
 
@@ -120,6 +122,16 @@ def test_gaps_and_nan_are_refused_with_the_line(mined, questions, tmp_path):
         teach(mined, tmp_path / "b.jsonl", [], questions, functions={"short": lambda pairs: overlap(pairs)[1:]})
 
 
+def test_bm25_scores_what_it_finds_and_0_elsewhere(mined, questions, tmp_path):
+    path = teach(mined, tmp_path / "taught.jsonl.gz", [config(kind="bm25")], questions)
+    found = lexical_search(questions, len(questions.passages), "english", Silent())
+    row_of = {passage.id: row for row, passage in enumerate(questions.passages)}
+    scores = {q.id: dict(several) for q, several in zip(questions.questions, found, strict=True)}
+    wanted = [scores[c.query].get(row_of[c.document], 0.0) for c in read_candidates(path)]
+    assert [c.teachers["t"] for c in read_candidates(path)] == pytest.approx(wanted)
+    assert 0.0 in wanted
+
+
 def test_a_killed_run_goes_on_where_it_was(mined, questions, tmp_path, monkeypatch):
     monkeypatch.setattr(teachers, "_PART", 4)
     monkeypatch.setattr(teachers, "_AT_ONCE", 2)
@@ -152,9 +164,11 @@ def test_what_does_not_fit_is_refused(mined, questions, tmp_path):
     teach(mined, target, [], questions, functions={"t": overlap})
     with pytest.raises(ConfigError, match=r"has \['t'\] already"):
         teach(target, tmp_path / "more.jsonl", [], questions, functions={"t": overlap})
-    with pytest.raises(ConfigError, match="kind 'run' needs 'run' and takes no 'model'"):
+    with pytest.raises(ConfigError, match=r"kind 'run' needs run, got \['model'\]"):
         config(kind="run", model="x")
-    with pytest.raises(ConfigError, match="kind 'bi_encoder' needs 'model'"):
+    with pytest.raises(ConfigError, match="kind 'bm25' needs neither model nor run"):
+        config(kind="bm25", run="x")
+    with pytest.raises(ConfigError, match="kind 'bi_encoder' needs model, got none"):
         config(kind="bi_encoder")
     mined.write_bytes(mined.read_bytes() + b"\0")
     with pytest.raises(ProvenanceError, match="changed since"):

@@ -165,12 +165,13 @@ def _pieces(chunk: list[Any]) -> Iterator[list[Any]]:
 
 
 def _scored(source: Path, rows: Sequence[Row], scorers: Mapping[str, "_Scorer"]) -> list[Candidate]:
-    columns = {name: scorer.score(rows) for name, scorer in scorers.items()}
-    for name, scores in columns.items():
+    teachers = [dict(row.candidate.teachers) for row in rows]
+    for name, scorer in scorers.items():
+        scores = scorer.score(rows)
         if len(scores) != len(rows):
             msg = f"{source}: teacher {name!r} gave {len(scores)} scores for {len(rows)} lines."
             raise DataError(msg)
-        for row, score in zip(rows, scores, strict=True):
+        for row, score, known in zip(rows, scores, teachers, strict=True):
             if score is None or not isfinite(score):
                 c = row.candidate
                 msg = (
@@ -178,10 +179,8 @@ def _scored(source: Path, rows: Sequence[Row], scorers: Mapping[str, "_Scorer"])
                     f"{c.document!r}, but {'nothing' if score is None else score}. Complete or repair the teacher."
                 )
                 raise DataError(msg)
-    return [
-        replace(row.candidate, teachers={**row.candidate.teachers, **{n: float(s[p]) for n, s in columns.items()}})
-        for p, row in enumerate(rows)
-    ]
+            known[name] = float(score)
+    return [replace(row.candidate, teachers=known) for row, known in zip(rows, teachers, strict=True)]
 
 
 class _Scorer(ABC):
