@@ -63,6 +63,15 @@ class ComponentContract:
         return [run_arguments] * _THREADS
 
     @pytest.fixture
+    def pipeline_run_arguments(self, run_arguments: dict[str, Any]) -> dict[str, Any]:
+        """
+        Return what a pipeline is given so that it calls `run` with a result that is not empty.
+
+        Override it for variadic inputs, where a pipeline takes one of the values that `run` takes a list of.
+        """
+        return run_arguments
+
+    @pytest.fixture
     def empty_run_arguments(self, run_arguments: dict[str, Any]) -> dict[str, Any]:
         """Return arguments with nothing to do: lists are emptied or, if there is none, texts are."""
         kind = list if any(isinstance(value, list) for value in run_arguments.values()) else str
@@ -163,6 +172,53 @@ class ComponentContract:
         sync = self.comparable(component.run(**run_arguments))
         assert self.comparable(asyncio.run(component.run_async(**run_arguments))) == _approx(sync)
 
+    def test_zero_and_false_are_values(
+        self, component: Any, run_arguments: dict[str, Any], other_init_arguments: dict[str, Any]
+    ) -> None:
+        """
+        0 and False given to `run` act as they do when they are configured, whatever is configured.
+
+        Where a setting may not be 0 (a number of documents), 0 at run time gives nothing or is refused as well.
+        """
+        for override in _overrides(component):
+            configured = _not_zero(override.name, component, other_init_arguments)
+            if configured is None:
+                continue
+            zero = type(configured)(0)
+            truthy = _rebuilt(component, **{override.name: configured})
+            arguments = {**run_arguments, override.name: zero}
+            try:
+                falsy = _rebuilt(component, **{override.name: zero})
+            except ValueError as error:
+                try:
+                    self.assert_empty(truthy.run(**arguments))
+                except type(error):
+                    continue
+            else:
+                wanted = self.comparable(falsy.run(**{**run_arguments, override.name: None}))
+                assert self.comparable(truthy.run(**arguments)) == _approx(wanted), f"run({override.name}={zero!r})"
+                falsy.close()
+            truthy.close()
+
+    def test_a_batch_is_its_parts(
+        self, component: Any, run_arguments: dict[str, Any], more_run_arguments: list[dict[str, Any]]
+    ) -> None:
+        """Results do not depend on `batch_size`; `retrieve`, if there is one, gives for each query what `run` gives."""
+        wanted = self.comparable(component.run(**run_arguments))
+        parts = [component]
+        if "batch_size" in _init_names(component):
+            parts += [_rebuilt(component, batch_size=size) for size in (1, 3)]
+        for part in parts[1:]:
+            assert self.comparable(part.run(**run_arguments)) == _approx(wanted), f"batch_size={part.batch_size}"
+        if hasattr(component, "retrieve"):
+            queries = [arguments["query"] for arguments in [*more_run_arguments, run_arguments]]
+            alone = [self.comparable(component.run(query=query)) for query in queries]
+            for part in parts:
+                together = [self.comparable({"documents": found}) for found in part.retrieve(queries)]
+                assert together == [_approx(output) for output in alone]
+        for part in parts[1:]:
+            part.close()
+
     def test_inputs_are_not_mutated(self, component: Any, run_arguments: dict[str, Any]) -> None:
         """The caller's documents and lists stay as they were."""
         before = copy.deepcopy(plain(run_arguments))
@@ -176,25 +232,32 @@ class ComponentContract:
         self.assert_empty(component.run(**empty_run_arguments))
         self.assert_empty(asyncio.run(component.run_async(**empty_run_arguments)))
 
-    def test_runs_in_a_pipeline(self, component: Any, run_arguments: dict[str, Any]) -> None:
+    def test_runs_in_a_pipeline(
+        self, component: Any, run_arguments: dict[str, Any], pipeline_run_arguments: dict[str, Any]
+    ) -> None:
         """`Pipeline.run` and `Pipeline.run_async` give what `run` gives."""
         pipeline = _pipeline(component)
-        sync = pipeline.run({_NAME: run_arguments})
+        sync = pipeline.run({_NAME: pipeline_run_arguments})
         assert set(sync) == {_NAME}
-        assert self.comparable(sync[_NAME]) == _approx(self.comparable(component.run(**run_arguments)))
-        assert self.comparable(asyncio.run(pipeline.run_async({_NAME: run_arguments}))[_NAME]) == _approx(
+        if pipeline_run_arguments == run_arguments:
+            assert self.comparable(sync[_NAME]) == _approx(self.comparable(component.run(**run_arguments)))
+        assert any(sync[_NAME].values()), f"pipeline_run_arguments must give a result, got {sync}"
+        assert self.comparable(asyncio.run(pipeline.run_async({_NAME: pipeline_run_arguments}))[_NAME]) == _approx(
             self.comparable(sync[_NAME])
         )
         pipeline.close()
 
-    def test_a_second_pipeline_works_beside_the_first(self, component: Any, run_arguments: dict[str, Any]) -> None:
+    def test_a_second_pipeline_works_beside_the_first(
+        self, component: Any, pipeline_run_arguments: dict[str, Any]
+    ) -> None:
         """A copy in a second pipeline shares nothing that breaks either."""
         first = _pipeline(component)
-        wanted = self.comparable(first.run({_NAME: run_arguments})[_NAME])
+        data = {_NAME: pipeline_run_arguments}
+        wanted = self.comparable(first.run(data)[_NAME])
         second = reload(first)
-        assert self.comparable(second.run({_NAME: run_arguments})[_NAME]) == _approx(wanted)
+        assert self.comparable(second.run(data)[_NAME]) == _approx(wanted)
         second.close()
-        assert self.comparable(first.run({_NAME: run_arguments})[_NAME]) == _approx(wanted)
+        assert self.comparable(first.run(data)[_NAME]) == _approx(wanted)
 
     # --- lifecycle and threads -----------------------------------------------------------------------------------
 
@@ -218,6 +281,42 @@ class ComponentContract:
         assert self.comparable(component.run(**run_arguments)) == _approx(wanted)
         asyncio.run(component.close_async())
         assert self.comparable(asyncio.run(component.run_async(**run_arguments))) == _approx(wanted)
+
+    def test_close_during_asynchronous_runs(self, component: Any, run_arguments: dict[str, Any]) -> None:
+        """`close` from another thread neither breaks a run that has begun nor one that begins at the same time."""
+        wanted = self.comparable(component.run(**run_arguments))
+        original, closers = component.warm_up, list[threading.Thread]()
+
+        def closing() -> None:  # on the worker, between the submission of a run and its first step
+            closers.append(threading.Thread(target=component.close))
+            closers[-1].start()
+            time.sleep(0.02)
+            original()
+
+        component.warm_up = closing
+        assert self.comparable(asyncio.run(component.run_async(**run_arguments))) == _approx(wanted)
+        del component.warm_up
+        for thread in closers:
+            thread.join(_WAIT_S)
+        assert not any(thread.is_alive() for thread in closers), "close did not return"
+
+        done = threading.Event()
+
+        def keep_closing() -> None:
+            while not done.wait(0.01):
+                component.close()
+
+        async def several() -> list[dict[str, Any]]:
+            return [await component.run_async(**run_arguments) for _ in range(_THREADS)]
+
+        closer = threading.Thread(target=keep_closing)
+        closer.start()
+        try:
+            outputs = asyncio.run(several())
+        finally:
+            done.set()
+            closer.join(_WAIT_S)
+        assert [self.comparable(output) for output in outputs] == [_approx(wanted)] * _THREADS
 
     def test_concurrent_runs_equal_serial_runs(self, component: Any, more_run_arguments: list[dict[str, Any]]) -> None:
         """Threads and tasks that run together get their own results."""
@@ -313,6 +412,14 @@ def _init_names(component: Any) -> list[str]:
 def _rebuilt(component: Any, **other: Any) -> Any:
     arguments = {name: getattr(component, name) for name in _init_names(component)}
     return type(component)(**{**arguments, **other})
+
+
+def _not_zero(name: str, component: Any, other_init_arguments: dict[str, Any]) -> bool | int | float | None:
+    """Return a value of a setting that 0 or False would change: the configured one, another one, or True."""
+    for value in (getattr(component, name), other_init_arguments.get(name)):
+        if isinstance(value, int | float) and value:
+            return value
+    return True if getattr(component, name) is False else None
 
 
 def _overrides(component: Any) -> list[inspect.Parameter]:

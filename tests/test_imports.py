@@ -17,6 +17,7 @@ COMPONENTS = {
 OTHER_PATHS = {
     "gr_components.document_stores.local": "LocalDocumentStore",
     "gr_components.retrievers.bm25": "BM25Retriever",
+    "gr_components.joiners.score_fusion": "ScoreFusionJoiner",
 }
 
 

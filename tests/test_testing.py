@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -79,6 +80,70 @@ class Eager(_Base):
 
 
 @component
+class Defaulting(_Base):
+    @component.output_types(documents=list[Document])
+    def run(self, documents: list[Document], top_k: int | None = None) -> dict[str, Any]:
+        return self._run(documents, top_k or None)
+
+    @component.output_types(documents=list[Document])
+    async def run_async(self, documents: list[Document], top_k: int | None = None) -> dict[str, Any]:
+        return await self._in_thread(self.run, documents, top_k)
+
+
+@component
+class Batching(_Base):
+    def __init__(self, *, factor: int = 2, top_k: int = 10, batch_size: int = 2) -> None:
+        _Base.__init__(self, factor=factor, top_k=top_k)
+        self.batch_size = batch_size
+
+    @component.output_types(documents=list[Document])
+    def run(self, documents: list[Document], top_k: int | None = None) -> dict[str, Any]:
+        return self._run(documents[: self.batch_size], top_k)
+
+    @component.output_types(documents=list[Document])
+    async def run_async(self, documents: list[Document], top_k: int | None = None) -> dict[str, Any]:
+        return await self._in_thread(self.run, documents, top_k)
+
+
+@component
+class Retrieving(_Base):
+    def __init__(self, *, factor: int = 2, top_k: int = 10) -> None:
+        _Base.__init__(self, factor=factor, top_k=top_k)
+
+    @component.output_types(documents=list[Document])
+    def run(self, query: str, top_k: int | None = None) -> dict[str, Any]:
+        return self._run([Document(id=query, content=query)], top_k)
+
+    @component.output_types(documents=list[Document])
+    async def run_async(self, query: str, top_k: int | None = None) -> dict[str, Any]:
+        return await self._in_thread(self.run, query, top_k)
+
+    def retrieve(self, queries: list[str]) -> list[list[Document]]:
+        return [self.run(max(queries, key=len))["documents"] for _ in queries]
+
+
+@component
+class Fragile(_Base):
+    def __init__(self, *, factor: int = 2, top_k: int = 10) -> None:
+        _Base.__init__(self, factor=factor, top_k=top_k)
+        self._pool = ThreadPoolExecutor(1)
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False)
+        self._pool = ThreadPoolExecutor(1)
+
+    @component.output_types(documents=list[Document])
+    def run(self, documents: list[Document], top_k: int | None = None) -> dict[str, Any]:
+        return self._run(documents, top_k)
+
+    @component.output_types(documents=list[Document])
+    async def run_async(self, documents: list[Document], top_k: int | None = None) -> dict[str, Any]:
+        pool = self._pool
+        await asyncio.sleep(0.05)  # what lies between taking the pool and using it
+        return await asyncio.wrap_future(pool.submit(self.run, documents, top_k))
+
+
+@component
 class Racing(_Base):
     def warm_up(self) -> None:
         if self._loaded is None:  # no lock
@@ -123,6 +188,10 @@ class TestGood(ComponentContract):
         (Mutating, "test_inputs_are_not_mutated"),
         (Eager, "test_init_loads_nothing"),
         (Eager, "test_overrides_default_to_none"),
+        (Defaulting, "test_zero_and_false_are_values"),
+        (Batching, "test_a_batch_is_its_parts"),
+        (Retrieving, "test_a_batch_is_its_parts"),
+        (Fragile, "test_close_during_asynchronous_runs"),
         (Racing, "test_warm_up_loads_once_from_any_thread"),
         (Racing, "test_every_init_argument_is_serialized"),
         (Racing, "test_other_settings_survive_yaml"),
@@ -132,14 +201,16 @@ class TestGood(ComponentContract):
 def test_a_bad_component_is_noticed(bad, test, monkeypatch):
     monkeypatch.setattr("gr_components.testing._WAIT_S", 0.2)
     suite = TestGood()
+    arguments = {"query": "who"} if bad is Retrieving else _arguments()
     given = {
         "component": bad(),
-        "run_arguments": _arguments(),
+        "run_arguments": arguments,
+        "more_run_arguments": [{"query": "who wrote it"}],
         "other_init_arguments": {"top_k": 1},
         "monkeypatch": monkeypatch,
     }
     method = getattr(suite, test)
-    with pytest.raises(AssertionError):
+    with pytest.raises(RuntimeError if bad is Fragile else AssertionError):
         method(**{name: given[name] for name in inspect.signature(method).parameters})
 
 

@@ -52,6 +52,19 @@ def test_shared_parameters_have_the_same_defaults(name: str) -> None:
         assert reference.get(parameter, default) == default
 
 
+def test_hybrid_and_qa_search_alike() -> None:
+    hybrid, qa = read("hybrid"), read("qa")
+    only_qa = {"reader_model", "passages"}
+    assert {name: value for name, value in qa.parameters.items() if name not in only_qa} == hybrid.parameters
+    assert {name: part for name, part in qa.body["components"].items() if name != "reader"} == hybrid.body["components"]
+    assert [c for c in qa.body["connections"] if "reader" not in c["receiver"]] == hybrid.body["connections"]
+    sockets = {name: [s for s in ([to] if isinstance(to, str) else to) if not s.startswith("reader.")]
+               for name, to in qa.body["inputs"].items()}  # fmt: skip
+    plain = {name: [to] if isinstance(to, str) else to for name, to in hybrid.body["inputs"].items()}
+    assert sockets == plain
+    assert qa.body["outputs"] == {**hybrid.body["outputs"], "answers": "reader.answers"}
+
+
 def parameters(name: str, tiny: TinyModels) -> dict[str, str]:
     return {key: value for key, value in tiny.parameters.items() if key in read(name).parameters}
 
@@ -83,6 +96,27 @@ def test_the_ranker_moves_documents_and_keeps_the_others(fusion: str, tiny: Tiny
     assert len(before) == len(after) == 20
     assert after[:5] == [d.id for d in scores]
     assert after[5:] == before[5:]
+
+
+@pytest.mark.parametrize("fusion", ["distribution_based_rank_fusion", "reciprocal_rank_fusion"])
+def test_what_generative_search_found_keeps_its_identifiers(fusion: str, tiny: TinyModels) -> None:
+    with QueryPipeline("generative", **parameters("generative", tiny)) as pipeline:
+        alone = {d.id: d.meta["identifiers"] for d in pipeline.documents(QUESTION, top_k=100)}
+    with QueryPipeline("hybrid", **parameters("hybrid", tiny), fusion=fusion) as pipeline:
+        found = {d.id: d.meta.get("identifiers") for d in pipeline.documents(QUESTION, top_k=100)}
+    assert alone
+    assert {name: found[name] for name in alone} == alone
+    with QueryPipeline("qa", **parameters("qa", tiny), fusion=fusion) as pipeline:
+        (answer,) = pipeline.answers(QUESTION)
+    assert all("identifiers" in document.meta for document in answer.documents if document.id in alone)
+
+
+def test_a_filter_that_leaves_one_document_to_a_retriever_does_not_decide(tiny: TinyModels) -> None:
+    with QueryPipeline("hybrid", **parameters("hybrid", tiny)) as pipeline:
+        only = {"field": "id", "operator": "==", "value": passages()[3].id}
+        (document,) = pipeline.documents(passages()[3].text[:60], filters=only)
+        assert document.score is not None
+        assert 0 <= document.score <= 1
 
 
 def test_answers_come_with_their_passages(tiny: TinyModels) -> None:

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from haystack.components.joiners import DocumentJoiner
-
 from gr_components.document_stores.local import LocalDocumentStore
+from gr_components.joiners.score_fusion import ScoreFusionJoiner
 from gr_components.readers.fid import FiDReader
 from gr_components.readers.fusion import FusionReader
 from gr_components.retrievers.bm25 import BM25Retriever
@@ -111,8 +110,8 @@ def systems(engines: Engines, share: Callable[[Search], Search]) -> dict[str, Se
     full = share(lexical(engines.part("bm25", BM25Retriever)))
     vectors = share(batched(engines.part("dense", DenseRetriever)))
     identifiers = share(batched(engines.part("generative", GenerativeRetriever)))
-    fusion = engines.part("fusion", DocumentJoiner)
-    by_rank = DocumentJoiner(join_mode="reciprocal_rank_fusion", top_k=DEPTH)
+    fusion = engines.part("fusion", ScoreFusionJoiner)
+    by_rank = ScoreFusionJoiner(join_mode="reciprocal_rank_fusion", top_k=DEPTH)
     hybrid = share(fused([full, vectors, identifiers], fusion))
     return {
         BM25: plain,

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from haystack import Document, Pipeline
-from haystack.components.joiners import DocumentJoiner
 
+from gr_components.joiners.score_fusion import ScoreFusionJoiner
 from gr_components.rankers.cross_encoder import CrossEncoderRanker
 from gr_components.retrievers.bm25 import BM25Retriever
 
@@ -67,7 +67,7 @@ def batched(retriever: Retriever) -> Search:
     return lambda questions: retriever.retrieve(questions, top_k=DEPTH)
 
 
-def fused(searches: Sequence[Search], joiner: DocumentJoiner) -> Search:
+def fused(searches: Sequence[Search], joiner: ScoreFusionJoiner) -> Search:
     """
     Return the fusion of several searches.
 

@@ -1,0 +1,1 @@
+"""Components that join the results of several retrievers."""
