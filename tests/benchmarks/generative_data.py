@@ -3,6 +3,9 @@ The collections of the generative experiments, in the project's formats: a corpu
 
     python tests/benchmarks/generative_data.py merged DATA runs/merged
     python tests/benchmarks/generative_data.py medquad DATA runs/medquad
+    python tests/benchmarks/generative_data.py demo DATA runs/squad
+
+`demo` is the demo's corpus with its own splits (SQuAD's development part).
 
 DATA holds the public sets, a folder each: squad (its development part), squadshifts_wiki, nq_gold, wiki_text, medquad.
 
@@ -182,13 +185,14 @@ def _repeats(text: str, known: set[tuple[str, ...]]) -> bool:
 def main() -> None:
     """Write one of the collections."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("collection", choices=("merged", "medquad"))
+    parser.add_argument("collection", choices=("merged", "medquad", "demo"))
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--distractors", type=int, default=DISTRACTORS)
     options = parser.parse_args()
-    part = merged(options.data, options.distractors) if options.collection == "merged" else medquad(options.data)
-    write(part, options.out)
+    make = {"merged": lambda: merged(options.data, options.distractors), "medquad": lambda: medquad(options.data),
+            "demo": _squad}  # fmt: skip
+    write(make[options.collection](), options.out)
 
 
 if __name__ == "__main__":

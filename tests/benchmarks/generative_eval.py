@@ -33,6 +33,7 @@ from gr_components.data import (
     write_run,
 )
 from gr_components.decoding.engine import GenerativeEngine
+from gr_components.decoding.grammar import read_grammar
 from gr_components.evaluation import evaluate_run
 from gr_components.evaluation.comparison import compare
 from gr_components.evaluation.reports import comparison_table, evaluation_table
@@ -139,9 +140,9 @@ def search(collection: Collection, name: str, model: str, settings: dict[str, An
         if untrained:
             model = str(save_untrained(model, [passage.text for passage in passages], folder / "model"))
         loaded = load_seq2seq(model, device="cpu", dtype="bfloat16")
-        assert loaded.grammar is not None
-        index = build_index(passages, [p.queries for p in passages], loaded.tokenizer, loaded.grammar, folder / "index")
-        engine = GenerativeEngine(loaded.decoder, loaded.tokenizer, loaded.grammar, search_config(settings))
+        grammar, tokenizer = read_grammar(model)
+        index = build_index(passages, [p.queries for p in passages], tokenizer, grammar, folder / "index")
+        engine = GenerativeEngine(loaded.decoder, tokenizer, grammar, search_config(settings))
         texts, run, seconds, keys = [question.text for question in collection.questions], Run(), 0.0, 0
         with Task(Console(), f"search {name}", len(texts)) as task:
             for first in range(0, len(texts), _BATCH):

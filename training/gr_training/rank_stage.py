@@ -237,7 +237,7 @@ def rank(config: RankConfig, inputs: RankInputs, run: Run) -> Path:
     with tempfile.TemporaryDirectory(prefix="gr-validation-") as temporary:
         searching = SearchValidation(
             inputs.validation, training_questions(inputs.sets, inputs.validation), tokenizer, grammar, inputs.search,
-            Path(temporary),
+            Path(temporary), config.fit.precision,
         )  # fmt: skip
         progress = fit(
             model, batches.make, lambda m, batch: rank_loss(m, batch, config, reference), config.fit,

@@ -16,7 +16,9 @@ from dataclasses import field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from gr_components.decoding.config import SearchConfig
 from gr_components.models.resolve import resolve_model
+from gr_training import estimate
 from gr_training.config import STRICT_KEYS, checked_dataclass, to_plain
 from gr_training.fitting import Count, FitConfig, Fraction
 from gr_training.identifier_batches import GrammarConfig
@@ -38,6 +40,7 @@ from gr_training.stages import Stage, run_stages
 from gr_training.starts import StartConfig
 
 _CANDIDATES = "candidates.jsonl.gz"
+_DECODING_STEPS = 40  # of all views together, as long as their longest identifiers
 
 
 @checked_dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
@@ -138,7 +141,7 @@ class _Chain:
     """Builds the stages; data are read when the first stage needs them."""
 
     def __init__(self, config: RankingConfig) -> None:
-        self._config = config
+        self._config, self._minutes = config, _Minutes(config)
         self._loaded: tuple[list[QuestionSet], QuestionSet] | None = None
 
     def stages(self) -> list[Stage]:
@@ -148,7 +151,9 @@ class _Chain:
         made: list[Stage] = []
         if config.likelihood is not None:
             own = {**data, "likelihood": plain["likelihood"], "pairs": plain["pairs"], "search": plain["search"]}
-            made.append(Stage("train", self._train, own, (), f"{config.likelihood.fit.steps:,} steps"))
+            made.append(
+                Stage("train", self._train, own, (), f"{config.likelihood.fit.steps:,} steps", self._minutes.train)
+            )
         for number in range(1, config.rounds + 1):
             before = f"rank-{number - 1}" if number > 1 else "train" if made else ""
             made += self._round(number, before, plain, data)
@@ -161,7 +166,8 @@ class _Chain:
         made = [
             Stage(
                 f"mine-{number}", lambda run: self._mine(run, before), {**mined, **model},
-                (before,) if before else (), f"{self._config.mine.questions or 'all'} questions of each set",
+                (before,) if before else (), f"{config.mine.questions or 'all'} questions of each set",
+                self._minutes.mine,
             )
         ]  # fmt: skip
         last = made[-1].name
@@ -169,7 +175,7 @@ class _Chain:
             made.append(
                 Stage(
                     f"teach-{number}", lambda run: self._teach(run, f"mine-{number}"), {"teach": plain["teach"]},
-                    (last,), ", ".join(teacher.name for teacher in config.teach),
+                    (last,), ", ".join(teacher.name for teacher in config.teach), self._minutes.teach,
                 )
             )  # fmt: skip
             last = made[-1].name
@@ -178,7 +184,8 @@ class _Chain:
                   "weights": plain["weights"]}  # fmt: skip
         lists = made[-1].name
         work = lambda run: self._rank(run, before, lists)  # noqa: E731 - as short as the others
-        made.append(Stage(f"rank-{number}", work, ranked, read, f"{config.rank.fit.steps:,} steps"))
+        size = f"{config.rank.fit.steps:,} steps of {config.rank.questions_per_step} lists"
+        made.append(Stage(f"rank-{number}", work, ranked, read, size, self._minutes.rank))
         return made
 
     def _data(self, run: Run) -> tuple[list[QuestionSet], QuestionSet]:
@@ -236,6 +243,51 @@ class _Chain:
             ),
             run,
         )  # fmt: skip
+
+
+class _Minutes:
+    """Rough times of the stages; nothing is read but config files, and nothing is computed before it is asked for."""
+
+    def __init__(self, config: RankingConfig) -> None:
+        self._config = config
+
+    def train(self) -> float | None:
+        likelihood, pairs = self._config.likelihood, self._config.pairs
+        if likelihood is None:
+            return None
+        sources = likelihood.sources_per_step * likelihood.fit.accumulate
+        identifiers = pairs.body + pairs.title + pairs.query
+        return estimate.likelihood_minutes(self._shape(), likelihood.fit.steps, sources, identifiers)
+
+    def mine(self) -> float | None:
+        mine = self._config.mine
+        beams = int((mine.search or self._config.search).get("beams", SearchConfig().beams))
+        if not mine.questions:
+            return None
+        return estimate.search_minutes(self._shape(), mine.questions, beams, _DECODING_STEPS)
+
+    def teach(self) -> float | None:
+        mine, total = self._config.mine, 0.0
+        for teacher in self._config.teach:
+            if teacher.model is not None:
+                shape = estimate.shape_of(teacher.model)
+                minutes = estimate.scoring_minutes(shape, mine.questions * mine.top_k) if mine.questions else None
+                if minutes is None:
+                    return None
+                total += minutes
+        return total
+
+    def rank(self) -> float | None:
+        rank = self._config.rank
+        questions = rank.questions_per_step * rank.fit.accumulate
+        return estimate.rank_minutes(self._shape(), rank.fit.steps, questions, rank.lists.length, rank.lists.keys)
+
+    def _shape(self) -> estimate.Shape | None:
+        likelihood = self._config.likelihood
+        if likelihood is None:
+            return estimate.shape_of(str(self._config.model))
+        build = likelihood.start.build
+        return estimate.shape_of(likelihood.start.model, build.decoder_layers if build else None)
 
 
 def _file(folder: Path, each: QuestionSet) -> Path:

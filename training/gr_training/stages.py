@@ -32,7 +32,7 @@ class Stage:
     :param identity: What the result depends on, apart from the stages before: settings and hashes, as plain values.
     :param after: Names of the stages whose results it reads.
     :param size: What it goes through, for the plan: `1,500 questions`.
-    :param minutes: A rough estimate for this machine; None where nobody can tell.
+    :param minutes: Gives a rough estimate for this machine; None where nobody can tell.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Stage:
     identity: Mapping[str, Any] = field(default_factory=dict)
     after: tuple[str, ...] = ()
     size: str = ""
-    minutes: float | None = None
+    minutes: Callable[[], float | None] = lambda: None
 
 
 def run_stages(stages: Sequence[Stage], run: Run, only: str | None = None) -> None:
@@ -74,11 +74,13 @@ def plan(stages: Sequence[Stage]) -> str:
 
     :param stages: All stages of a recipe.
     """
-    times = ["?" if stage.minutes is None else f"{stage.minutes:.0f} min" for stage in stages]
+    minutes = [stage.minutes() for stage in stages]
+    times = ["?" if each is None else f"{each:.0f} min" for each in minutes]
     width = max((len(stage.name) for stage in stages), default=0)
-    lines = [f"{s.name:<{width}}  {minutes:>8}  {s.size}" for s, minutes in zip(stages, times, strict=True)]
-    known = [stage.minutes for stage in stages if stage.minutes is not None]
-    return "\n".join([*lines, f"{'total':<{width}}  {sum(known):>4.0f} min  (a rough estimate for this machine)"])
+    lines = [f"{s.name:<{width}}  {each:>8}  {s.size}" for s, each in zip(stages, times, strict=True)]
+    total = f"{sum(each for each in minutes if each is not None):.0f} min"
+    known = "a rough estimate for this machine" + (", without what is unknown" if None in minutes else "")
+    return "\n".join([*lines, f"{'total':<{width}}  {total:>8}  {known}"])
 
 
 def _identity(stage: Stage, by_name: Mapping[str, Stage], run: Run) -> dict[str, Any]:
