@@ -1,0 +1,200 @@
+"""`ltrgr` and `dgr` from the recipe to a model that serves, on a tiny collection with a tiny encoder."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from gr_components.errors import ConfigError, ProvenanceError
+from gr_components.models.description import read_description
+from gr_components.models.seq2seq.folder import load_seq2seq
+from gr_training.checkpoint import load_weights
+from gr_training.cli import command
+from gr_training.config import parse
+from gr_training.ranking_lists import ListsConfig, draw, violating
+from gr_training.ranking_loss import LossConfig
+from gr_training.recipes.dgr import Config as DGRConfig
+
+FIT = {"steps": 4, "learning_rate": 1e-3, "precision": "float32", "validate_every": 2, "checkpoint_every": 1,
+       "log_every": 1}  # fmt: skip
+LOSS = {"kind": "ltrgr", "scale": "reference", "margin": 0.2, "random_extra": 0.1}
+
+
+@pytest.fixture(autouse=True)
+def _same_process(monkeypatch):
+    monkeypatch.setenv("GR_TRAIN_MALLOC", "0")
+
+
+@pytest.fixture
+def recipe(tiny_encoder, sources) -> dict[str, Any]:
+    start = {"model": str(tiny_encoder), "build": {"decoder_layers": 1, "copy": {}}}
+    return {
+        "recipe": "ltrgr",
+        "likelihood": {"start": start, "sources_per_step": 6, "fit": FIT},
+        **sources,
+        "search": {"beams": 3},
+        "mine": {"questions": 24, "top_k": 12, "keys": 6, "folds": 2},
+        "rank": {"lists": {"length": 4, "keys": 6}, "loss": LOSS, "questions_per_step": 3, "likelihood_weight": 0.5,
+                 "fit": FIT},
+    }  # fmt: skip
+
+
+@pytest.fixture
+def taught(recipe, tiny_encoder) -> dict[str, Any]:
+    teachers = [
+        {"name": "words", "kind": "bm25"},
+        {"name": "vectors", "kind": "bi_encoder", "model": str(tiny_encoder)},
+    ]
+    loss = {"kind": "dgr", "teachers": ["words", "vectors"], "scale": "reference", "margin": 0.2, "increment": 0.1}
+    return {**recipe, "recipe": "dgr", "teach": teachers, "rank": {**recipe["rank"], "loss": loss}}
+
+
+def gr_train(folder: Path, recipe: dict[str, Any], *arguments: str) -> Any:
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return CliRunner().invoke(command, [str(path), "--out", str(folder / "run"), "--device", "cpu", *arguments])
+
+
+def done(result: Any) -> None:
+    assert result.exception is None, f"{result.output}\n{result.exception!r}"
+
+
+def log(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def test_ltrgr_stage_by_stage_is_the_whole(tmp_path, recipe):
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "parts").mkdir()
+    done(gr_train(tmp_path / "whole", recipe))
+    for stage in ("train", "mine-1", "rank-1"):
+        done(gr_train(tmp_path / "parts", recipe, "--stage", stage))
+    assert not (tmp_path / "parts" / "run" / "model").exists()
+    done(gr_train(tmp_path / "parts", recipe, "--resume"))
+    models = [load_seq2seq(str(tmp_path / name / "run" / "model"), device="cpu").model for name in ("whole", "parts")]
+    states = [model.state_dict() for model in models]
+    assert all(np.array_equal(states[0][name], states[1][name]) for name in states[0])
+    before = load_seq2seq(str(tmp_path / "whole" / "run" / "train" / "model"), device="cpu").model.state_dict()
+    assert any(not np.array_equal(states[0][name], before[name]) for name in before)
+    info = read_description(tmp_path / "whole" / "run" / "model")
+    assert info is not None
+    assert (info["task"], info["recipe"]["recipe"], info["licence"]) == (
+        "generative_retriever",
+        "ltrgr",
+        "CC-BY-SA-4.0",
+    )
+    assert set(info["metrics"]) == {"nDCG@10", "Success@1", "R@10"}
+    losses = [
+        line["loss"]
+        for line in log(tmp_path / "whole" / "run" / "rank-1")
+        if line["event"] == "train" and "loss" in line
+    ]
+    assert len(losses) == 4
+    assert all(np.isfinite(losses))
+
+
+def test_dgr_two_rounds_and_a_killed_run(tmp_path, taught):
+    taught = {**taught, "rounds": 2}
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+    done(gr_train(tmp_path / "whole", taught))
+    marks = sorted(path.parent.name for path in (tmp_path / "whole" / "run").glob("*/stage.json"))
+    assert marks == ["mine-1", "mine-2", "rank-1", "rank-2", "teach-1", "teach-2", "train"]
+    # As killed in the last stage: its result and mark are not there, its checkpoint of step 2 is.
+    done(gr_train(tmp_path / "killed", taught))
+    stage = tmp_path / "killed" / "run" / "rank-2"
+    (stage / "stage.json").unlink()
+    done(gr_train(tmp_path / "killed", taught, "--resume"))
+    best = [next((tmp_path / name / "run" / "rank-2").glob("best-*.safetensors")) for name in ("whole", "killed")]
+    first, second = map(load_weights, best)
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+
+
+def test_a_changed_setting_is_refused_for_finished_stages(tmp_path, recipe):
+    done(gr_train(tmp_path, recipe, "--stage", "train"))
+    done(gr_train(tmp_path, recipe, "--stage", "mine-1"))
+    result = gr_train(tmp_path, recipe, "--resume", "--set", "mine.keys=5")
+    assert isinstance(result.exception, ProvenanceError)
+    assert "'mine-1'" in str(result.exception)
+    assert "mine changed" in str(result.exception)
+
+
+def test_stages_are_checked(tmp_path, recipe):
+    result = gr_train(tmp_path, recipe, "--stage", "rank-1")
+    assert isinstance(result.exception, ConfigError)
+    assert "--stage mine-1" in str(result.exception)
+    result = gr_train(tmp_path, {**recipe, "recipe": "ltrgr"}, "--stage", "bake")
+    assert "train, mine-1, rank-1" in str(result.exception)
+
+
+def test_a_plan_with_times(tmp_path, taught):
+    result = gr_train(tmp_path, taught, "--dry-run")
+    done(result)
+    lines = result.stderr.splitlines()
+    assert [line.split()[0] for line in lines if line][-5:] == ["train", "mine-1", "teach-1", "rank-1", "total"]
+    assert "4 steps of 3 lists" in lines[-2]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": "some/model"}, "give either model"),
+        ({"likelihood": None}, "give either model"),
+        ({"mined": ["nothing"]}, "mined names \\['nothing'\\]"),
+        ({"teach": []}, "rank.loss.teachers names \\['vectors', 'words'\\]"),
+    ],
+)
+def test_recipes_that_cannot_run(taught, change, message):
+    with pytest.raises(ConfigError, match=message):
+        parse(DGRConfig, {**taught, **change}, "x")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kind": "dgr"}, "learns from teachers"),
+        ({"kind": "ltrgr", "teachers": ["t"]}, "reads labels alone"),
+        ({"kind": "ltrgr", "samplings": []}, "needs top, random or both"),
+    ],
+)
+def test_losses_that_cannot_be(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        parse(LossConfig, settings, "x")
+
+
+class Mined:
+    """Labels and scores of a mined list, best first."""
+
+    def __init__(self, labels: list[int]) -> None:
+        self.labels_D = np.array(labels)
+        self.scores_D = np.arange(len(labels), 0, -1.0)
+
+
+@pytest.mark.parametrize("mode", ["top", "mixed", "random"])
+def test_drawn_lists(mode):
+    mined = Mined([0, 1, 0, 0, 1, 0, 0, 0, 1])
+    config = ListsConfig(length=5, positives=2, negatives=mode, pool=4)
+    generator = np.random.default_rng(0)
+    seen: set[int] = set()
+    for _ in range(200):
+        rows = draw(mined, config, generator).tolist()  # type: ignore[arg-type]
+        good, bad = rows[:2], rows[2:]
+        assert good[0] == 1
+        assert good[1] in (4, 8)
+        assert len(set(bad)) == 3
+        assert set(bad) <= {0, 2, 3, 5}  # the pool: the four best negatives
+        assert mode == "random" or bad[0] == 0
+        seen |= set(bad)
+    assert seen == ({0, 2, 3} if mode == "top" else {0, 2, 3, 5})
+
+
+def test_only_lists_that_violate_the_margin():
+    lists = [Mined([1, 0, 0]), Mined([0, 0, 1]), Mined([1, 1, 1, 1, 0])]
+    assert violating(lists, None) == [0, 1, 2]  # type: ignore[arg-type]
+    assert violating(lists, 1.5) == [0, 1]  # type: ignore[arg-type]
+    assert violating(lists, 0.0) == [1]  # type: ignore[arg-type]
