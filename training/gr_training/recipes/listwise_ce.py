@@ -6,11 +6,15 @@ the softmax cross-entropy over the list. Afterwards scale and offset of the scor
 fitted to validation questions, so that their sigmoid is a probability. With `base_weight` the fused retrieval score,
 standardised over the list, is added to the model's score inside the loss only: the model then learns what is to be
 added to retrieval, which is how its score is used in a pipeline that fuses both.
+
+The model is selected by what the shipped pipeline `hybrid` makes of its score: the probability is added to the
+retrieval score, which is the fusion of the 100 best of each search. The searches are those of `mining`: the pipeline's
+generative retriever takes part only where `mining.runs` has its run for `validation`.
 """
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -51,6 +55,7 @@ from gr_training.sources import (
 from gr_training.windows import Windows
 
 _SCORING_CHUNKS = 3
+_PIPELINE_DEPTH = 100  # `candidates` of the pipeline `hybrid`
 
 
 @checked_dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
@@ -74,6 +79,8 @@ class Config:
     :param depth: Negatives are drawn from this many passages at the top.
     :param num_negatives: Negatives of each list.
     :param validation_depth: How many passages of each validation question are ranked.
+    :param fusion: How searches are fused when models are selected: `combine` of the pipeline `hybrid`.
+    :param ranker_weight: Weight of the model's probability beside the retrieval score then; also a parameter there.
     :param questions_per_step: Lists of each round.
     :param num_chunks: Into how many batches of similar length the pairs of a round are divided.
     :param base_weight: Weight of the retrieval score inside the loss.
@@ -96,6 +103,8 @@ class Config:
     depth: Count = 20
     num_negatives: Count = 7
     validation_depth: Count = 20
+    fusion: Literal["max", "sum", "mean"] = "sum"
+    ranker_weight: Annotated[float, Field(ge=0)] = 0.3
     questions_per_step: Count = 8
     num_chunks: Count = 4
     base_weight: Annotated[float, Field(ge=0)] = 0.0
@@ -112,17 +121,19 @@ def train(config: Config, run: Run) -> Path:
     :returns: The folder of the model.
     """
     sets = load_sources(config.data, config.held_out, run.report)
-    validation = load_validation(config.validation)
+    validation = load_validation(config.validation, config.held_out, run.report)
     folder = run.out / "candidates"
     lists = [mine(s, config.mining, config.depth, folder / f"{s.name}.jsonl.gz", run.report) for s in sets]
-    judged = mine(validation, config.mining, config.validation_depth, folder / "validation.jsonl.gz", run.report)
+    as_served = replace(config.mining, fusion=config.fusion, depth=max(config.mining.depth, _PIPELINE_DEPTH))
+    judged = mine(validation, as_served, config.validation_depth, folder / "validation.jsonl.gz", run.report)
     model = _build(config, sets)
     examples = _Examples(config, sets, lists, model)
     files = [each.files or {} for each in (*sets, validation)]
     progress = fit(
         model, examples.batch, lambda m, batch: _loss(m, batch, config.base_weight), config.fit,
         folder=run.out, resume=run.resume, device=run.device, report=run.report, metric="fused nDCG@10",
-        validate=lambda m: validate(m, validation, judged, config.serving_tokens), identity=identity(config, files),
+        validate=lambda m: validate(m, validation, judged, config.serving_tokens, config.ranker_weight),
+        identity=identity(config, files),
     )  # fmt: skip
     calibrate(model, validation, judged, config.serving_tokens)
     provenance = Provenance(
@@ -187,7 +198,7 @@ class _Examples:
 
     def _draw(self, number: int, row: int, generator: np.random.Generator) -> tuple[list[int], list[float]]:
         positives, found = self.sets[number].positives[row], self.lists[number].rows[row]
-        scores = dict(zip(found.tolist(), self.lists[number].scores[row].tolist(), strict=True))
+        scores = dict(zip(found.tolist(), standardise(self.lists[number].scores[row]).tolist(), strict=True))
         negatives = [passage for passage in found.tolist() if passage not in positives]
         count = min(self.config.num_negatives, len(negatives))
         drawn = generator.choice(len(negatives), count, replace=False)
@@ -205,22 +216,27 @@ def _loss(model: PairScorerModule, batch: dict[str, Any], base_weight: float) ->
 
 
 def validate(
-    model: PairScorerModule, questions: QuestionSet, lists: CandidateLists, max_tokens: int
+    model: PairScorerModule, questions: QuestionSet, lists: CandidateLists, max_tokens: int, ranker_weight: float = 0.3
 ) -> dict[str, float]:
     """
-    Rank candidates by retrieval (`base`), by the model, and by the sum of both standardised scores (`fused`).
+    Rank candidates by retrieval (`base`), by the model, and by the sum of the retrieval score and its probability.
+
+    The sum (`fused`) is that of the pipeline `hybrid`, with a probability that is calibrated on these questions, as the
+    finished model's will be.
 
     :param model: In evaluation mode.
     :param questions: Validation questions.
     :param lists: Their candidates.
     :param max_tokens: Longest pair.
+    :param ranker_weight: Weight of the probability.
     """
+    scored = _scored_lists(model, questions, lists, max_tokens)
+    slope, offset = _platt(questions, lists, scored)
     runs: dict[str, dict[str, list[tuple[str, float]]]] = {"base ": {}, "": {}, "fused ": {}}
-    for question, rows, base in zip(questions.questions, lists.rows, lists.scores, strict=True):
+    for question, rows, base, scores in zip(questions.questions, lists.rows, lists.scores, scored, strict=True):
         ids = [questions.passages[row].id for row in rows]
-        pairs = [(question.text, _text(questions.passages[row])) for row in rows]
-        scores = _scores(model, pairs, max_tokens)
-        for name, values in (("base ", base), ("", scores), ("fused ", base + standardise(scores))):
+        chances = 1 / (1 + np.exp(-np.clip(slope * scores + offset, -500, 500)))
+        for name, values in (("base ", base), ("", scores), ("fused ", base + ranker_weight * chances)):
             runs[name][question.id] = ranked(zip(ids, values.tolist(), strict=True))
     means = {name: evaluate_run(found, questions.qrels, ["nDCG@10", "Success@1"]).means for name, found in runs.items()}
     return {f"{name}{measure}": value for name, values in means.items() for measure, value in values.items()}
@@ -235,13 +251,30 @@ def calibrate(model: PairScorerModule, questions: QuestionSet, lists: CandidateL
     :param lists: Their candidates.
     :param max_tokens: Longest pair.
     """
-    scores, labels = [np.zeros(0)], [np.zeros(0)]
     with torch.no_grad():
-        for question, positives, rows in zip(questions.questions, questions.positives, lists.rows, strict=True):
-            pairs = [(question.text, _text(questions.passages[row])) for row in rows]
-            scores.append(_scores(model, pairs, max_tokens).astype(np.float64))
-            labels.append(np.isin(rows, positives).astype(np.float64))
-    fold(model, *fit_platt(np.concatenate(scores), np.concatenate(labels)))
+        scored = _scored_lists(model, questions, lists, max_tokens)
+    fold(model, *_platt(questions, lists, scored))
+
+
+def _scored_lists(
+    model: PairScorerModule, questions: QuestionSet, lists: CandidateLists, max_tokens: int
+) -> list[npt.NDArray[np.float64]]:
+    """Scores of each question's candidates."""
+    scored = []
+    for question, rows in zip(questions.questions, lists.rows, strict=True):
+        pairs = [(question.text, _text(questions.passages[row])) for row in rows]
+        scored.append(_scores(model, pairs, max_tokens).astype(np.float64))
+    return scored
+
+
+def _platt(
+    questions: QuestionSet, lists: CandidateLists, scored: Sequence[npt.NDArray[np.float64]]
+) -> tuple[float, float]:
+    """Slope and offset that make the scores of validation candidates log-odds of being relevant."""
+    labels = [
+        np.isin(rows, each).astype(np.float64) for rows, each in zip(lists.rows, questions.positives, strict=True)
+    ]
+    return fit_platt(np.concatenate([np.zeros(0), *scored]), np.concatenate([np.zeros(0), *labels]))
 
 
 def _scores(model: PairScorerModule, pairs: Sequence[tuple[str, str]], max_tokens: int) -> npt.NDArray[np.float32]:
