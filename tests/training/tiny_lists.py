@@ -2,7 +2,7 @@
 Tiny generative retrievers with questions and keys, for tests of key scoring and of ranking steps.
 
 As a script: `train FOLDER chunk=8` fits a ranking loss with the real loop (two processes may do it together), and
-`memory keys=400 chunk=0` prints by how many MiB one backward pass over that many keys makes the process grow.
+`memory` prints how much the process grows in backward passes over 200 and 400 keys in chunks of 32, and over 400 at once.
 """
 
 import resource
@@ -23,6 +23,7 @@ from transformers import (
 
 from gr_components.decoding.grammar import Grammar, marker_grammar, reserved_grammar
 from gr_components.models.seq2seq.copying import CopyConfig
+from gr_components.models.seq2seq.folder import tie_bert_decoder
 from gr_components.models.seq2seq.model import Seq2SeqModel
 from gr_components.tokenization import TextTokenizer
 from gr_training.fitting import FitConfig
@@ -64,6 +65,7 @@ def model_of(kind: str, *, dropout: float = 0.0, width: int = 32, vocabulary: in
                  "hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}  # fmt: skip
         decoder = BertConfig(**shape, is_decoder=True, add_cross_attention=True)
         hf = EncoderDecoderModel(EncoderDecoderConfig.from_encoder_decoder_configs(BertConfig(**shape), decoder))
+        tie_bert_decoder(hf)
         copy = CopyConfig(previous_state=True, position_bias=True, continuation=True, selective_read=True)
         return Seq2SeqModel(hf, copy)
     config = BartConfig(
@@ -96,16 +98,15 @@ def key_batch(kind: str, numbers: list[int], keys: int = 0) -> tuple[list[list[i
 
 
 def make_batch(turn: Turn) -> dict[str, Any]:
-    rows = turn.rows(turn.positions(BATCH), NUM_LISTS).tolist()
+    rows = [int(row) for row in turn.rows(turn.positions(BATCH), NUM_LISTS)]
     _, own, keys = key_batch("bert", rows)
-    shape = (len(rows), 5, 6)
+    shape = (5, 6)
     lists = [np.random.default_rng(row) for row in rows]
+    places = [rng.integers(0, len(k), shape) for rng, k in zip(lists, own, strict=True)]
     return {
         "keys": keys,
-        "places": torch.tensor(
-            np.stack([rng.integers(0, len(k), shape[1:]) for rng, k in zip(lists, own, strict=True)])
-        ),
-        "cover": torch.tensor(np.stack([rng.uniform(0.2, 1, shape[1:]) for rng in lists])).float(),
+        "places": torch.tensor(np.stack(places)),
+        "cover": torch.tensor(np.stack([rng.uniform(0.2, 1, shape) for rng in lists])).float(),
         "teacher": torch.tensor(np.stack([rng.normal(size=5) for rng in lists])),
         "labels": torch.tensor([[1, 0, 1, 0, 0]] * len(rows)),
     }
@@ -129,14 +130,16 @@ def train(folder: Path, *, chunk: int = 0) -> Seq2SeqModel:
     return model
 
 
-def grown(keys: int, chunk: int) -> float:
-    """MiB by which the peak of resident memory grows in one backward pass."""
+def grown() -> list[float]:
+    """MiB by which the peak of resident memory has grown after backward passes over more and more."""
     model = model_of("bart", width=64, vocabulary=8000).train()
-    for size in (8, keys):  # the first pass allocates what every pass needs
-        _, _, batch = key_batch("bart", [0, 1], size)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peaks = []
+    # The first pass allocates what every pass needs.
+    for keys, chunk in ((8, 8), (200, 32), (400, 32), (400, 0)):
+        _, _, batch = key_batch("bart", [0, 1], keys)
         key_log_probs(model, batch, chunk=chunk).sum().backward()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    return [peak - peaks[0] for peak in peaks[1:]]
 
 
 if __name__ == "__main__":
@@ -146,4 +149,4 @@ if __name__ == "__main__":
         train(Path(sys.argv[2]), **numbers)
         torch.distributed.destroy_process_group() if torch.distributed.is_initialized() else None
     else:
-        print(grown(**numbers))
+        print(*grown())
