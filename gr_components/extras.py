@@ -4,9 +4,28 @@ import importlib
 import importlib.util
 from types import ModuleType
 
-from gr_components.errors import MissingExtraError
+from gr_components.errors import ConfigError, MissingExtraError
 
 _DISTRIBUTION = "gr-components"
+# All that the extras of this distribution install and its code imports. Nothing else is imported by name.
+_OPTIONAL = (
+    "accelerate",
+    "faiss",
+    "huggingface_hub",
+    "ir_measures",
+    "matplotlib",
+    "numba",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "openvino",
+    "optimum",
+    "safetensors",
+    "sentence_transformers",
+    "tantivy",
+    "torch",
+    "transformers",
+)
 
 
 def need(module: str, extra: str) -> ModuleType:
@@ -16,13 +35,22 @@ def need(module: str, extra: str) -> ModuleType:
     :param module: Its import name, such as `faiss` or `tantivy`.
     :param extra: The extra of this distribution that installs it.
     :returns: The imported module.
+    :raises ConfigError: If no extra installs it.
     :raises MissingExtraError: If its top-level package is not installed.
     """
+    if module.partition(".")[0] not in _OPTIONAL:
+        msg = f"'{module}' is not among the optional packages of {_DISTRIBUTION}: {', '.join(_OPTIONAL)}."
+        raise ConfigError(msg)
     if not installed(module):
         package = module.partition(".")[0]
         msg = f"This needs '{package}', which is not installed. Run: pip install '{_DISTRIBUTION}[{extra}]'"
         raise MissingExtraError(msg)
     return importlib.import_module(module)
+
+
+# A pipeline file may name any function of a trusted package as a callback, and Haystack tells the package of a function
+# by this attribute. One that imports by name must not be among those, however harmless its list.
+need.__module__ = "importlib"
 
 
 def installed(module: str) -> bool:

@@ -41,10 +41,12 @@ class Templated:
 
     :param ids: Token ids.
     :param type_ids: Segment of each token, as BERT's `token_type_ids`.
+    :param cut: Tokens of the first and of the second text that were left out because there was no room for them.
     """
 
     ids: list[int]
     type_ids: list[int]
+    cut: tuple[int, int] = (0, 0)
 
 
 class TextTokenizer:
@@ -174,12 +176,13 @@ class TextTokenizer:
             return [self._template(first, second, room) for first, second in pairs]
 
     def _template(self, first: Encoding, second: Encoding | None, room: int | None) -> Templated:
-        if room is not None:
-            cut_first, cut_second = _longest_first(len(first), 0 if second is None else len(second), room)
-            first = _truncated(first, cut_first)
-            second = None if second is None else _truncated(second, cut_second)
+        lengths = len(first), 0 if second is None else len(second)
+        kept = lengths if room is None else _longest_first(*lengths, room)
+        first = _truncated(first, kept[0])
+        second = None if second is None else _truncated(second, kept[1])
         encoding = self._tokenizer.post_process(first, second)
-        return Templated(list(encoding.ids), list(encoding.type_ids))
+        cut = max(0, lengths[0] - kept[0]), max(0, lengths[1] - kept[1])
+        return Templated(list(encoding.ids), list(encoding.type_ids), cut)
 
     def encode_with_offsets(self, texts: Sequence[str]) -> list[Encoded]:
         """

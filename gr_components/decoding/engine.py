@@ -17,11 +17,12 @@ from gr_components.decoding.interfaces import Decoder
 from gr_components.decoding.keys import Keys, distinct, join
 from gr_components.decoding.results import GenerativeResult, Hit, Identifier, Matches
 from gr_components.decoding.scoring import Scored, Unigrams, score_documents
-from gr_components.decoding.sources import Sources
+from gr_components.decoding.sources import Sources, warn_of_long
 from gr_components.decoding.weights import Float64, frequencies, least_useful_log_probability, log_odds
 from gr_components.errors import TokenizerMismatchError
 from gr_components.indexes.candidates import Float32
 from gr_components.indexes.suffix_index import DocumentSet, SuffixIndex
+from gr_components.models.batching import run_batches
 from gr_components.tokenization import TextTokenizer
 
 _BEST_UNIGRAMS = 5000
@@ -43,7 +44,7 @@ class GenerativeEngine:
     :param tokenizer: Its tokenizer.
     :param grammar: What it writes.
     :param config: Settings of searches that do not bring their own.
-    :param batch_size: Queries decoded together.
+    :param batch_size: Queries decoded together; halved when memory runs out.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class GenerativeEngine:
         :raises TokenizerMismatchError: If the index was made with another tokenizer or grammar.
         :raises ConfigError: If the model has no view of a name in `config.views`.
         :raises NumericsError: If the model returns NaN.
+        :raises ModelError: If memory does not suffice for one query.
         """
         self.check(index)
         results = [GenerativeResult([], join((), [], len(index.segments)))] * len(queries)
@@ -112,6 +114,7 @@ class GenerativeEngine:
         :raises TokenizerMismatchError: If the index was made with another tokenizer or grammar.
         :raises ConfigError: If the model has no view of a name in `config.views`.
         :raises NumericsError: If the model returns NaN.
+        :raises ModelError: If memory does not suffice for one query.
         """
         self.check(index)
         config = self.config if config is None else config
@@ -170,10 +173,17 @@ class GenerativeEngine:
         if not index.segments:
             return
         config, allowed = self.config if config is None else config, index.live if allowed is None else allowed
+        chosen, beams = allowed, config.beams
         filled = [place for place, query in enumerate(queries) if query.strip()]
-        for begin in range(0, len(filled), self.batch_size):
-            places = filled[begin : begin + self.batch_size]
-            found = self._search_batch([queries[place] for place in places], index, allowed, config)
+        warn_of_long([queries[place] for place in filled], self._views(config), self.tokenizer, self.grammar)
+
+        def run(places: list[int]) -> list[_Answer]:
+            return self._search_batch([queries[place] for place in places], index, chosen, config)
+
+        def hopeless(place: int) -> str:
+            return f"Out of memory with {beams} beams for a single query, {queries[place][:60]!r}. Set fewer beams."
+
+        for places, found in run_batches(filled, self.batch_size, run, hopeless):
             yield from zip(places, found, strict=True)
 
     def _search_batch(

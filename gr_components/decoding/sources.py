@@ -8,11 +8,13 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from gr_components.decoding.grammar import Grammar
+from gr_components.decoding.grammar import Grammar, View
 from gr_components.decoding.interfaces import Decoder
 from gr_components.tokenization import TextTokenizer, pad
 
 logger = logging.getLogger(__name__)
+
+_ENDS = 8
 
 
 class Sources:
@@ -46,16 +48,14 @@ def source_ids(queries: Sequence[str], suffix: str, tokenizer: TextTokenizer, gr
     """
     Token ids of the encoder's input.
 
-    A query that is too long loses its end, never the suffix or the special tokens around it; a warning says so.
+    A query that is too long loses its end, never the suffix or the special tokens around it.
 
     :param queries: Texts.
     :param suffix: Text that follows each of them.
     :param tokenizer: The model's tokenizer.
     :param grammar: The model's grammar.
     """
-    # Markers are words of BART's text, and its words begin with a space.
-    space = " " if grammar.layout == "markers" else ""
-    texts = [space + query.strip() for query in queries]
+    texts = _texts(queries, grammar)
     rows = tokenizer.encode([text + suffix for text in texts], special=True)
     for place, row in enumerate(rows):
         if len(row) > grammar.max_source:
@@ -63,12 +63,35 @@ def source_ids(queries: Sequence[str], suffix: str, tokenizer: TextTokenizer, gr
     return rows
 
 
+def warn_of_long(queries: Sequence[str], views: Sequence[View], tokenizer: TextTokenizer, grammar: Grammar) -> None:
+    """
+    Log once if queries lose their end because the model takes no more.
+
+    :param queries: Texts.
+    :param views: What is going to be written.
+    :param tokenizer: The model's tokenizer.
+    :param grammar: The model's grammar.
+    """
+    suffix = max((view.source_suffix for view in views), key=len, default="")
+    # Every token stands for a character at least, but for a few at both ends.
+    texts = [text for text in _texts(queries, grammar) if len(text) + len(suffix) > grammar.max_source - _ENDS]
+    rows = tokenizer.encode([text + suffix for text in texts], special=True)
+    long = [text for text, row in zip(texts, rows, strict=True) if len(row) > grammar.max_source]
+    if long:
+        logger.warning(
+            "%d of %d queries are longer than the %d tokens that the model takes; the end is left out. The first is: %.60s",
+            len(long), len(queries), grammar.max_source, long[0].strip(),
+        )  # fmt: skip
+
+
+def _texts(queries: Sequence[str], grammar: Grammar) -> list[str]:
+    # Markers are words of BART's text, and its words begin with a space.
+    space = " " if grammar.layout == "markers" else ""
+    return [space + query.strip() for query in queries]
+
+
 def _shortened(text: str, suffix: str, length: int, tokenizer: TextTokenizer, limit: int) -> list[int]:
     offsets = tokenizer.encode_with_offsets([text])[0].offsets
-    logger.warning(
-        "A query of %d tokens is longer than the %d that the model takes; its end is left out: %.60s...",
-        length, limit, text.strip(),
-    )  # fmt: skip
     keep = len(offsets) - (length - limit)
     while True:
         cut = text[: offsets[keep - 1][1]] if keep > 0 else ""

@@ -2,7 +2,8 @@
 
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,43 @@ from gr_components.progress import Task
 
 logger = logging.getLogger(__name__)
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
 _NO_MEMORY = re.compile(r"out of memory|can.t allocate memory|failed to allocate memory|bad.?alloc", re.IGNORECASE)
+
+
+def run_batches(
+    items: Sequence[Item],
+    batch_size: int,
+    run: Callable[[list[Item]], Result],
+    hopeless: Callable[[Item], str],
+) -> Iterator[tuple[list[Item], Result]]:
+    """
+    Run items in batches; when memory runs out, the batch size is halved for the rest of the call, which is logged.
+
+    :param items: What to run, in order.
+    :param batch_size: Items per batch.
+    :param run: Takes a batch.
+    :param hopeless: Says what to do when memory does not even suffice for this one item.
+    :returns: Each batch with what `run` made of it.
+    :raises ModelError: If memory does not even suffice for one item.
+    """
+    done = 0
+    while done < len(items):
+        batch = list(items[done : done + batch_size])
+        try:
+            result = run(batch)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(batch) == 1:
+                raise ModelError(hopeless(batch[0])) from error
+            batch_size = len(batch) // 2
+            logger.warning("Out of memory with %d inputs in a batch; going on with %d.", len(batch), batch_size)
+            continue
+        yield batch, result
+        done += len(batch)
 
 
 def run_sorted(
@@ -31,23 +68,14 @@ def run_sorted(
     :returns: Results, (B,) or (B, E).
     :raises ModelError: If memory does not even suffice for one row.
     """
+
+    def hopeless(row: int) -> str:
+        return f"Out of memory with a single input of {lengths[row]} tokens. Set a smaller max_length."
+
     order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
     results: list[npt.NDArray[np.float32]] = []
-    done = 0
-    while done < len(order):
-        rows = order[done : done + batch_size]
-        try:
-            results.append(run(rows))
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            if len(rows) == 1:
-                msg = f"Out of memory with a single input of {lengths[rows[0]]} tokens. Set a smaller max_length."
-                raise ModelError(msg) from error
-            batch_size = len(rows) // 2
-            logger.warning("Out of memory with %d inputs in a batch; going on with %d.", len(rows), batch_size)
-            continue
-        done += len(rows)
+    for rows, result in run_batches(order, batch_size, run, hopeless):
+        results.append(result)
         task.advance(len(rows))
     sorted_results = np.concatenate(results)
     output = np.empty_like(sorted_results)

@@ -101,7 +101,7 @@ class GenerativeRetriever(Lifecycle["GenerativeEngine"]):
         :param beta: How much an identifier loses whose tokens are used already, 0..1; None for the preset's.
         :param views: Names of the views to write, such as `["body", "title"]`; None for the preset's.
         :param search_settings: Further settings by their names in `gr_components.decoding.config.SearchConfig`.
-        :param batch_size: Queries decoded together by `retrieve`.
+        :param batch_size: Queries decoded together by `retrieve`; halved when memory runs out.
         :param backend: `torch`.
         :param device: Where the model runs; None for the best device there is.
         :param dtype: `float32`, `float16` or `bfloat16`.
@@ -172,6 +172,7 @@ class GenerativeRetriever(Lifecycle["GenerativeEngine"]):
         :raises IndexMissingError: If the store has documents but no such index.
         :raises TokenizerMismatchError: If the index was built with another tokenizer or grammar.
         :raises NumericsError: If the model gives NaN.
+        :raises ModelError: If memory does not suffice for one query.
         """
         return {"documents": self.retrieve([query], filters=filters, top_k=top_k)[0]}
 

@@ -9,7 +9,7 @@ from gr_components.decoding.config import SearchConfig
 from gr_components.decoding.engine import GenerativeEngine
 from gr_components.decoding.grammar import BODY, Grammar, View
 from gr_components.decoding.sources import source_ids
-from gr_components.errors import ConfigError, NumericsError, TokenizerMismatchError
+from gr_components.errors import ConfigError, ModelError, NumericsError, TokenizerMismatchError
 from gr_components.indexes.suffix_index import SuffixIndex
 
 QUERIES = ["fox eel", "gnus ant ?", "hen henling bee cat"]
@@ -204,14 +204,43 @@ def test_an_index_of_another_tokenizer_or_grammar_is_refused(real_decoder, token
 
 def test_long_queries_lose_their_end_and_say_so(engine, make_index, tokenizer, grammar, caplog):
     query = " ".join(["ant", "bees"] * 60)
-    with caplog.at_level(logging.WARNING):
-        ids = source_ids([query, "fox"], "", tokenizer, grammar)
-    assert [record.message[:40] for record in caplog.records] == ["A query of 182 tokens is longer than the"]
+    ids = source_ids([query, "fox"], "", tokenizer, grammar)
     assert len(ids[0]) == grammar.max_source
     assert (ids[0][0], ids[0][-1]) == (tokenizer.special["cls"], tokenizer.special["sep"])
     assert ids[0][:-1] == tokenizer.encode([query], special=True)[0][: grammar.max_source - 1]
     assert ids[1] == tokenizer.encode(["fox"], special=True)[0]
-    assert engine.search([query], make_index(), top_k=3)[0].hits
+    with caplog.at_level(logging.WARNING):
+        results = engine.search([query, "fox", "bees " + query, "ant"], make_index(), top_k=3)
+        assert all(result.hits for result in results)
+        (record,) = caplog.records
+        assert record.message.startswith(f"2 of 4 queries are longer than the {grammar.max_source} tokens")
+        assert record.message.endswith(f"The first is: {query[:60]}")
+        caplog.clear()
+        engine.search(["fox", "ant " * (grammar.max_source - 2)], make_index(), top_k=3)
+        assert not caplog.records
+
+
+def test_memory_running_out_halves_the_batch(engine, make_index, monkeypatch, caplog):
+    queries, index = [*QUERIES, "ant", "fox bee", "dog"][:5], make_index()
+    wanted = engine.search(queries, index, top_k=3)
+    encode, sizes = engine.decoder.encode, []
+
+    def limited(ids_BL, mask_BL):
+        sizes.append(len(ids_BL))
+        if sizes[-1] > limit:
+            msg = "CUDA out of memory. Tried to allocate 2.00 GiB"
+            raise RuntimeError(msg)
+        return encode(ids_BL, mask_BL)
+
+    monkeypatch.setattr(engine.decoder, "encode", limited)
+    limit = 2
+    with caplog.at_level(logging.WARNING):
+        assert plain(engine.search(queries, index, top_k=3)) == plain(wanted)
+    assert max(size for size in sizes if size <= limit) == limit
+    assert [record.message for record in caplog.records] == ["Out of memory with 5 inputs in a batch; going on with 2."]
+    limit = 0
+    with pytest.raises(ModelError, match=r"Out of memory with \d+ beams for a single query, .*\. Set fewer beams\."):
+        engine.search(queries[:1], index, top_k=3)
 
 
 def test_leaving_out_what_counts_nothing_changes_no_result(engine, make_index, monkeypatch):

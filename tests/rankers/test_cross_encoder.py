@@ -1,6 +1,7 @@
 """CrossEncoderRanker: the contract of components, equality with sentence-transformers, settings, bad input."""
 
 import json
+import logging
 import shutil
 
 import numpy as np
@@ -128,6 +129,22 @@ def test_documents_without_content_and_long_texts_are_ranked(ranker):
         Document(id="long", content="w " * 50_000),
     ]
     assert {d.id for d in ranker.run(query="", documents=documents)["documents"]} == {"none", "meta", "long"}
+
+
+def test_a_query_that_is_cut_is_reported_once(ranker, caplog):
+    documents = [Document(id=str(n), content="a long text " * 100) for n in range(3)]
+    with caplog.at_level(logging.INFO, logger="gr_components"):
+        ranker.run(query="capital of France", documents=documents)
+        (record,) = caplog.records
+        assert record.message == "3 of 3 pairs have more than 128 tokens; the passage lost its end."
+        assert record.levelname == "INFO"
+        caplog.clear()
+        ranker.run(query="the capital of France and " * 20, documents=[*documents, Document(id="short", content="x")])
+        (record,) = [record for record in caplog.records if record.levelname == "WARNING"]
+        assert record.message.startswith("The query of 3 of 4 pairs lost its end, because a pair has more than 128")
+        caplog.clear()
+        ranker.run(query="capital of France", documents=[Document(id="short", content="x")])
+        assert not caplog.records
 
 
 def test_prefixes_are_read(ranker, tiny_ranker):
