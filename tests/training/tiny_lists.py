@@ -2,7 +2,7 @@
 Tiny generative retrievers with questions and keys, for tests of key scoring and of ranking steps.
 
 As a script: `train FOLDER chunk=8` fits a ranking loss with the real loop (two processes may do it together), and
-`memory` prints how much the process grows in backward passes over 200 and 400 keys in chunks of 32, and over 400 at once.
+`memory` prints how much the process grows in backward passes over 200 and 400 keys in chunks of 32 and 400 at once.
 """
 
 import resource
