@@ -1,6 +1,8 @@
 """Every recipe from its file to a model that serves, on a tiny collection with a tiny encoder."""
 
+import dataclasses
 import json
+import math
 import os
 import socket
 import subprocess
@@ -13,15 +15,28 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner
+from haystack import Document
+from haystack.components.joiners import DocumentJoiner
 
-from gr_components.data import read_candidates
+import gr_pipelines
+from gr_components.data import read_candidates, searchable_text
+from gr_components.evaluation import evaluate_run
+from gr_components.joiners.score_fusion import ScoreFusionJoiner
 from gr_components.models.description import read_description
 from gr_components.models.pair_scorer import load_pair_scorer
+from gr_components.models.pair_scorer_torch import PairScorerModule
 from gr_components.models.seq2seq.folder import load_seq2seq
 from gr_components.models.text_encoder import load_text_encoder
+from gr_components.progress import Silent
 from gr_training.checkpoint import load_weights
 from gr_training.cli import command
+from gr_training.config import parse
+from gr_training.mining.lists import MiningConfig, dense_search, lexical_search, mine
+from gr_training.recipes.listwise_ce import Config as RankerConfig
+from gr_training.recipes.listwise_ce import calibrate, validate
+from gr_training.sources import QuestionSet, ValidationConfig, load_validation
 
+DEFINITIONS = Path(gr_pipelines.__file__).parent / "definitions"
 FIT = {
     "steps": 6,
     "learning_rate": 1e-3,
@@ -77,6 +92,60 @@ def test_listwise_ce(tmp_path, ranker):
     assert max(candidate.rank for candidate in candidates) == 8
     metrics = read_description(folder)["metrics"]  # type: ignore[index]
     assert {"base nDCG@10", "nDCG@10", "fused nDCG@10"} <= set(metrics)
+
+
+def test_rankers_are_selected_by_what_the_shipped_pipeline_makes_of_them(tmp_path, ranker):
+    """`fused` equals what the joiners of the pipeline `hybrid` make of the calibrated model."""
+    definition = yaml.safe_load((DEFINITIONS / "hybrid.yaml").read_text())
+    recipe = parse(RankerConfig, ranker, "x")
+    assert definition["components"]["fusion"]["type"].endswith(".ScoreFusionJoiner")
+    final = definition["components"]["final"]["init_parameters"]
+    assert (final["join_mode"], final["weights"]) == ("merge", [1.0, "${ranker_weight}"])
+    served = definition["parameters"]
+    assert served["fusion"] == "distribution_based_rank_fusion"
+    assert (served["combine"], served["ranker_weight"]) == (recipe.fusion, recipe.ranker_weight)
+    defaults = {field.name: field.default for field in dataclasses.fields(RankerConfig)}
+    assert (served["candidates"], served["ranked"]) == (100, defaults["validation_depth"])
+    validation = load_validation(parse(ValidationConfig, ranker["validation"], "x"))
+    config = MiningConfig(dense=ranker["model"], depth=100, fusion=recipe.fusion)
+    judged = mine(validation, config, 6, tmp_path / "c.jsonl.gz")
+    torch.manual_seed(0)
+    model = PairScorerModule.from_encoder(ranker["model"], max_length=64)
+    # Relevant is in turn what the model likes best and what stands at ranks 1 to 6, so that both scores count.
+    positives = []
+    for n, (question, rows) in enumerate(zip(validation.questions, judged.rows, strict=True)):
+        texts = [_document(validation, int(row), 0.0).content for row in rows]
+        with torch.no_grad():
+            best = int(model(**model.inputs([(question.text, str(text)) for text in texts])).argmax())
+        positives.append([int(rows[best if n % 4 else n % 6])])
+    relevant = [validation.passages[rows[0]].id for rows in positives]
+    qrels = {q.id: {document: 1} for q, document in zip(validation.questions, relevant, strict=True)}
+    validation = dataclasses.replace(validation, positives=positives, qrels=qrels)
+    with torch.no_grad():
+        measured, more = (validate(model, validation, judged, 64, weight)["fused nDCG@10"] for weight in (0.7, 30.0))
+    calibrate(model, validation, judged, 64)
+    model.save(tmp_path / "model")
+    scorer = load_pair_scorer(str(tmp_path / "model"), device="cpu")
+    searches = [lexical_search(validation, 100, "english", Silent()),
+                dense_search(validation, ranker["model"], 100, Silent())]  # fmt: skip
+    first = ScoreFusionJoiner(combine=served["combine"], top_k=100)
+    last = DocumentJoiner("merge", [1.0, 0.7])
+    run = {}
+    for question, *lists in zip(validation.questions, *searches, strict=True):
+        found = first.run(documents=[[_document(validation, *hit) for hit in hits] for hits in lists])["documents"]
+        best = found[:6]
+        scores = scorer.score([(question.text, str(d.content)) for d in best])
+        read = [dataclasses.replace(d, score=1 / (1 + math.exp(-s))) for d, s in zip(best, scores, strict=True)]
+        run[question.id] = [(d.id, float(d.score)) for d in last.run(documents=[found, read])["documents"]]
+    wanted = evaluate_run(run, qrels, ["nDCG@10"]).means["nDCG@10"]
+    assert measured == pytest.approx(wanted, abs=0.02)  # validation computes in bfloat16
+    assert 0.3 < measured < 0.95
+    assert abs(more - measured) > 0.04, "the probability has no effect here"
+
+
+def _document(questions: QuestionSet, row: int, score: float) -> Document:
+    passage = questions.passages[row]
+    return Document(id=passage.id, content=searchable_text(passage.title, passage.text), score=score)
 
 
 def test_listwise_ce_with_fewer_layers_a_cut_vocabulary_and_small_weights(tmp_path, ranker):
@@ -141,6 +210,26 @@ def test_seq2seq_pretrain_is_a_start_for_minder(tmp_path, pretraining, generator
     (tmp_path / "second").mkdir()
     second = trained(tmp_path / "second", {**generator, "start": {"model": str(folder)}})
     assert read_description(second)["base_model"] == str(folder)  # type: ignore[index]
+
+
+def test_seq2seq_pretrain_reads_no_held_out_question(tmp_path, pretraining, collection):
+    held = json.loads((collection / "questions.jsonl").read_text().splitlines()[0])["text"]
+    text = tmp_path / "text.jsonl"
+    filler = "Here are some words about Anna Smith and 1901 that nobody will ever ask for, and then more of them."
+    rows = [{"title": "A", "text": f"{filler} {middle} {filler}"} for middle in ["Nothing.", held.lower(), "So."]]
+    text.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    own = {**pretraining["text"][0], "path": str(text), "passage_words": 40}
+    held_out = [{"questions": str(collection / "questions.jsonl")}]
+    for forbidden, seen in (
+        ([], "data: passages=3 "),
+        (held_out, "held out: set=toy passages_dropped=1\ndata: passages=2 "),
+    ):
+        out = tmp_path / f"{len(forbidden)}"
+        out.mkdir()
+        recipe = {**pretraining, "text": [own], "held_out": forbidden, "fit": {**FIT, "steps": 1}}
+        result = gr_train(out, recipe)
+        assert result.exception is None, result.output
+        assert seen in result.output
 
 
 @pytest.mark.parametrize("kind", ["ranker", "generator", "pretraining"])

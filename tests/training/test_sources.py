@@ -1,11 +1,13 @@
 """Reading training sets: what is dropped, what is refused; licences and model cards."""
 
+import io
 import json
 from typing import Any
 
 import pytest
 
 from gr_components.errors import ConfigError, DataError
+from gr_components.progress import Console
 from gr_training.card import RESTRICTED, DataUse, Provenance, describe, licence_of
 from gr_training.config import parse
 from gr_training.sources import (
@@ -54,13 +56,58 @@ def test_questions_that_hold_a_held_out_question_are_dropped(sources, tmp_path, 
     assert [q.id for q in load_sources([own], forbidden)[0].questions] == ["f"]
 
 
-def test_optional_sets_may_be_missing_and_others_not(sources):
+def planted(sources, tmp_path, collection):
+    """A source whose first passage has pseudo-queries; two of them hold validation questions."""
+    held = [json.loads(line) for line in (collection / "questions.jsonl").read_text().splitlines()]
+    wanted = set((collection / "validation.txt").read_text().split())
+    first, second = [row["text"] for row in held if row["id"] in wanted][:2]
+    passages = [json.loads(line) for line in (collection / "corpus.jsonl").read_text().splitlines()]
+    passages[0]["queries"] = [first.lower(), "What is old here?", f"Well then: {second}"]
+    corpus = tmp_path / "planted.jsonl"
+    corpus.write_text("".join(json.dumps(passage) + "\n" for passage in passages))
+    return source(sources, corpus=str(corpus))
+
+
+def test_pseudo_queries_that_hold_a_held_out_question_are_dropped(sources, tmp_path, collection):
+    own = planted(sources, tmp_path, collection)
+    forbidden = [parse(HeldOutConfig, sources["held_out"][0], "x")]
+    assert len(load_sources([own])[0].passages[0].queries) == 3, "otherwise nothing is dropped below"
     report = Events()
-    loaded = load_sources(
-        [source(sources), source(sources, name="b", corpus="nowhere.jsonl", optional=True)], (), report
-    )
+    (loaded,) = load_sources([own], forbidden, report)
+    assert loaded.passages[0].queries == ("What is old here?",)
+    assert len(loaded.passages) == 48
+    (fields,) = [fields for name, fields in report.seen if name == "held out"]
+    assert fields == {"set": "toy", "questions_dropped": 0, "pseudo_queries_dropped": 2}
+
+
+def test_dropped_questions_are_counted(sources):
+    everything = source(sources, ids=[])
+    report = Events()
+    load_sources([everything], [parse(HeldOutConfig, sources["held_out"][0], "x")], report)
+    (fields,) = [fields for name, fields in report.seen if name == "held out"]
+    assert fields["questions_dropped"] == 48
+
+
+def test_validation_does_not_search_its_own_questions(sources, tmp_path, collection):
+    corpus = planted(sources, tmp_path, collection).corpus
+    report = Events()
+    loaded = load_validation(parse(ValidationConfig, {**sources["validation"], "corpus": corpus}, "x"), (), report)
+    assert loaded.passages[0].queries == ("What is old here?",)
+    assert report.seen == [("held out", {"set": "validation", "pseudo_queries_dropped": 2})]
+
+
+def test_optional_sets_may_be_missing_and_others_not(sources):
+    stream = io.StringIO()
+    gone = [
+        source(sources, name=name, corpus=f"nowhere/{name}/corpus.jsonl", optional=True, url="https://example.org/data")
+        for name in ("b", "c")
+    ]
+    loaded = load_sources([source(sources), *gone], (), Console(stream))
     assert [each.name for each in loaded] == ["toy"]
-    assert [fields["set"] for name, fields in report.seen if name == "data skipped"] == ["b"]
+    (warning,) = [line for line in stream.getvalue().splitlines() if "skipped" in line]
+    assert warning.startswith("WARNING: data skipped: sets=b, c ")
+    assert "nowhere/b, nowhere/c" in warning
+    assert warning.endswith("get_them_from=https://example.org/data")
     with pytest.raises(DataError, match=r"There is no file 'nowhere\.jsonl'"):
         load_sources([source(sources, corpus="nowhere.jsonl")])
     with pytest.raises(DataError, match=r"No training question is left in \['b'\]"):

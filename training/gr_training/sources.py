@@ -15,7 +15,6 @@ from pydantic import Field
 from gr_components.data import (
     Passage,
     Question,
-    leaks,
     read_corpus,
     read_ids,
     read_qrels,
@@ -28,6 +27,7 @@ from gr_components.errors import ConfigError, DataError
 from gr_components.models.resolve import resolve_model
 from gr_components.progress import Reporter, Silent
 from gr_training.config import STRICT_KEYS, checked_dataclass
+from gr_training.held_out import without_leaking_queries, without_leaks
 
 
 @checked_dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
@@ -42,7 +42,8 @@ class SourceConfig:
     :param ids: Files with the ids of the questions to use; all questions if empty.
     :param licence: SPDX name or what the source states; the model's licence follows from it.
     :param weight: How often each question is seen per pass; 0.5 takes every second one, by seed.
-    :param optional: Whether training goes on without it when its files are missing.
+    :param optional: Whether training goes on without it when its files are missing; it then says so.
+    :param url: Where the set can be had, for that message.
     """
 
     name: str
@@ -53,12 +54,16 @@ class SourceConfig:
     licence: str
     weight: Annotated[float, Field(gt=0)] = 1.0
     optional: bool = False
+    url: str = ""
 
 
 @checked_dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
 class HeldOutConfig:
     """
-    Questions that must not be trained on; training questions with the same words, or these among others, are dropped.
+    Questions that must not be trained on.
+
+    Training questions and passages' own pseudo-queries that hold one, as the whole text or as a run of words, are
+    dropped, and so are passages of plain text that hold one.
 
     :param questions: JSONL of questions.
     :param ids: Files with their ids; all questions if empty.
@@ -136,49 +141,64 @@ def load_sources(
     sources: Sequence[SourceConfig], held_out: Sequence[HeldOutConfig] = (), report: Reporter | None = None
 ) -> list[QuestionSet]:
     """
-    Read training sets; drop questions that hold a held-out one, and questions without a relevant passage.
+    Read training sets.
+
+    Questions and pseudo-queries that hold a held-out question are dropped, and questions without a relevant passage.
 
     :param sources: Which sets.
     :param held_out: Questions that must not be trained on.
-    :param report: Told what was read and dropped.
+    :param report: Told what was read and what was dropped.
     :raises DataError: If a file is missing or nothing is left to train on.
     """
     report = report or Silent()
-    forbidden = [question.text for config in held_out for question in _questions(config.questions, config.ids)]
-    sets = []
-    for source in sources:
-        try:
-            for path in (source.corpus, source.questions, source.qrels, *source.ids):
-                local_file(path)
-        except DataError as error:
-            if not source.optional:
-                raise
-            report.event("data skipped", set=source.name, reason=str(error))
-            continue
-        loaded = _load(source, forbidden)
-        report.event("data", set=source.name, passages=len(loaded.passages), questions=len(loaded.questions))
-        sets.append(loaded)
+    forbidden = held_out_texts(held_out)
+    missing = [source for source in sources if source.optional and _absent(source)]
+    if missing:
+        report.event("WARNING: data skipped", **_skipped(missing))
+    sets = [_load(source, forbidden, report) for source in sources if source not in missing]
     if not any(each.questions for each in sets):
         msg = f"No training question is left in {[source.name for source in sources]}: check files, ids and judgements."
         raise DataError(msg)
     return sets
 
 
-def load_validation(config: ValidationConfig) -> QuestionSet:
+def held_out_texts(held_out: Sequence[HeldOutConfig]) -> list[str]:
+    """
+    Return the texts of held-out questions.
+
+    :param held_out: Which ones.
+    :raises DataError: If a file is missing.
+    """
+    return [question.text for config in held_out for question in _questions(config.questions, config.ids)]
+
+
+def load_validation(
+    config: ValidationConfig, held_out: Sequence[HeldOutConfig] = (), report: Reporter | None = None
+) -> QuestionSet:
     """
     Read the validation set.
 
+    Pseudo-queries of its passages that hold a validation question or a held-out one are dropped, since validation may
+    search them.
+
     :param config: Which questions.
+    :param held_out: Questions that must not be trained on.
+    :param report: Told how many pseudo-queries were dropped.
     :raises DataError: If a file is missing, or no question has a relevant passage.
     """
-    questions = _questions(config.questions, config.ids)
+    everything = _questions(config.questions, config.ids)
+    questions = everything
     if 0 < config.sample < len(questions):
         rows = np.random.default_rng(config.seed).choice(len(questions), config.sample, replace=False)
         questions = [questions[row] for row in sorted(rows)]
-    loaded = _assemble("validation", config.corpus, questions, config.qrels)
+    forbidden = [*(question.text for question in everything), *held_out_texts(held_out)]
+    passages, dropped = without_leaking_queries(forbidden, read_corpus(local_file(config.corpus)))
+    loaded = _assemble("validation", passages, questions, config.qrels)
     if not loaded.questions:
         msg = f"No validation question of '{config.questions}' has a relevant passage in '{config.qrels}'."
         raise DataError(msg)
+    if report is not None and dropped:
+        report.event("held out", set="validation", pseudo_queries_dropped=dropped)
     files = _hashes((config.corpus, config.questions, config.qrels, *config.ids))
     return QuestionSet(loaded.name, loaded.passages, loaded.questions, loaded.positives, loaded.qrels, files=files)
 
@@ -217,18 +237,46 @@ def texts_of(sets: Sequence[QuestionSet], names: Sequence[str] = ()) -> list[str
     return texts + [question.text for each in chosen for question in each.questions]
 
 
-def _load(source: SourceConfig, forbidden: Sequence[str]) -> QuestionSet:
-    questions = _questions(source.questions, source.ids)
-    leaking = {leak.position for leak in leaks(forbidden, (question.text for question in questions))}
-    questions = [question for row, question in enumerate(questions) if row not in leaking]
-    loaded = _assemble(source.name, source.corpus, questions, source.qrels)
+def _absent(source: SourceConfig) -> bool:
+    try:
+        for path in (source.corpus, source.questions, source.qrels, *source.ids):
+            local_file(path)
+    except DataError:
+        return True
+    return False
+
+
+def _skipped(missing: Sequence[SourceConfig]) -> dict[str, str]:
+    """Fields of the warning: which sets, what that means, and where they can be had."""
+    places = dict.fromkeys(str(Path(source.corpus).parent) for source in missing)
+    urls = dict.fromkeys(source.url for source in missing if source.url)
+    return {
+        "sets": ", ".join(source.name for source in missing),
+        "effect": "the model learns from less than its recipe says",
+        "looked_in": ", ".join(places),
+        "get_them_from": ", ".join(urls) or "the recipe does not say",
+    }
+
+
+def _load(source: SourceConfig, forbidden: Sequence[str], report: Reporter) -> QuestionSet:
+    asked = _questions(source.questions, source.ids)
+    questions = without_leaks(forbidden, asked, lambda question: question.text)
+    passages, dropped = without_leaking_queries(forbidden, read_corpus(local_file(source.corpus)))
+    loaded = _assemble(source.name, passages, questions, source.qrels)
+    report.event("data", set=source.name, passages=len(passages), questions=len(loaded.questions))
+    if forbidden:
+        report.event(
+            "held out",
+            set=source.name,
+            questions_dropped=len(asked) - len(questions),
+            pseudo_queries_dropped=dropped,
+        )
     files = _hashes((source.corpus, source.questions, source.qrels, *source.ids))
     return QuestionSet(loaded.name, loaded.passages, loaded.questions, loaded.positives, loaded.qrels,
                        source.licence, source.weight, files)  # fmt: skip
 
 
-def _assemble(name: str, corpus: str, questions: Sequence[Question], qrels: str) -> QuestionSet:
-    passages = list(read_corpus(local_file(corpus)))
+def _assemble(name: str, passages: list[Passage], questions: Sequence[Question], qrels: str) -> QuestionSet:
     row_of = {passage.id: row for row, passage in enumerate(passages)}
     judged = read_qrels(local_file(qrels))
     kept: list[Question] = []

@@ -1,23 +1,26 @@
 """
 Candidate lists for ranking and contrastive losses: what retrieval finds for each question, fused from several searches.
 
-Searches are fused as Haystack's distribution-based mode does: each one's scores are standardised over the question's
-list and added up, so that no search needs a weight. The result is kept in `candidates.jsonl.gz` with its provenance, so
-that a resumed run does not search again.
+Searches are fused without weights: scores are standardised over the question's list and added up, where a passage that
+a search did not find gets that search's lowest score. Hard negatives are then what several searches agree on. The
+shipped pipelines fuse in another way (`ScoreFusionJoiner`), and so does whoever asks for `max`, `sum` or `mean`. The
+result is kept in `candidates.jsonl.gz` with its provenance, so that a resumed run does not search again.
 """
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from gr_components.data import Candidate, read_candidates, read_run, searchable_text, write_candidates
-from gr_components.data.candidates import is_current
+from gr_components.data.candidates import is_current, path_hash
 from gr_components.errors import ConfigError
 from gr_components.indexes.lexical import Analysis, LexicalIndex
-from gr_components.models.resolve import MINILM
+from gr_components.models.resolve import MINILM, resolve_model
 from gr_components.models.text_encoder import load_text_encoder
 from gr_components.progress import Reporter, Silent, track
 from gr_training.config import STRICT_KEYS, checked_dataclass, to_plain
@@ -40,6 +43,8 @@ class MiningConfig:
     :param dense: An encoder that searches by cosine; null for none.
     :param runs: TREC runs that are fused too, by the name of the set (`validation` for validation questions).
     :param depth: Passages of each search.
+    :param fusion: How the searches become one list: `standardised` (see this module), or as `ScoreFusionJoiner` does
+        with `combine` set to `max`, `sum` or `mean`.
     """
 
     bm25: bool = True
@@ -47,6 +52,7 @@ class MiningConfig:
     dense: str | None = MINILM
     runs: dict[str, tuple[str, ...]] | None = None
     depth: Count = 60
+    fusion: Literal["standardised", "max", "sum", "mean"] = "standardised"
 
     def __post_init__(self) -> None:
         if not (self.bm25 or self.dense or self.runs):
@@ -60,7 +66,7 @@ class CandidateLists:
     The best passages for each of Q questions, best first.
 
     :param rows: For each question the rows of its passages.
-    :param scores: For each question their fused scores, standardised over its list.
+    :param scores: For each question their fused scores.
     """
 
     rows: list[npt.NDArray[np.int64]]
@@ -80,11 +86,11 @@ def mine(
     :param report: Where progress goes.
     :raises ConfigError: If nothing searches this set.
     """
-    made_by = {"mining": to_plain(config), "keep": keep, "questions": len(questions.questions)}
+    made_by = _identity(questions, config, keep)
     with main_first():
         if not is_current(path, made_by):
+            inputs = [local_file(name) for name in (*(questions.files or {}), *_runs(questions, config))]
             found = search(questions, config, report or Silent())
-            inputs = [local_file(name) for name in questions.files or {}]
             write_candidates(path, _candidates(questions, found, keep), made_by=made_by, inputs=inputs)
     return _read(path, questions)
 
@@ -104,14 +110,16 @@ def search(questions: QuestionSet, config: MiningConfig, report: Reporter) -> Fo
     if config.dense:
         searches.append(dense_search(questions, config.dense, config.depth, report))
     row_of = {passage.id: row for row, passage in enumerate(questions.passages)}
-    for name in (config.runs or {}).get(questions.name, ()):
+    for name in _runs(questions, config):
         run = read_run(local_file(name))
         results = [run.get(question.id, [])[: config.depth] for question in questions.questions]
         searches.append([[(row_of[d], score) for d, score in several if d in row_of] for several in results])
     if not searches:
         msg = f"mining: neither bm25 nor dense is on, and there is no run for '{questions.name}'."
         raise ConfigError(msg)
-    return [fuse(lists) for lists in zip(*searches, strict=True)]
+    if config.fusion == "standardised":
+        return [fuse(lists) for lists in zip(*searches, strict=True)]
+    return [fuse_as_served(lists, config.fusion) for lists in zip(*searches, strict=True)]
 
 
 def lexical_search(questions: QuestionSet, depth: int, language: str, report: Reporter) -> Found:
@@ -187,6 +195,24 @@ def fuse(lists: Sequence[Sequence[tuple[int, float]]]) -> list[tuple[int, float]
     return sorted(totals.items(), key=lambda item: (-item[1], item[0]))
 
 
+def fuse_as_served(
+    lists: Sequence[Sequence[tuple[int, float]]], combine: Literal["max", "sum", "mean"]
+) -> list[tuple[int, float]]:
+    """
+    Fuse several searches for one question as the shipped pipelines do, with their component; best first.
+
+    :param lists: Rows and scores of each search.
+    :param combine: The component's setting of this name.
+    """
+    from haystack import Document
+
+    from gr_components.joiners.score_fusion import ScoreFusionJoiner
+
+    documents = [[Document(id=str(row), score=score) for row, score in found] for found in lists]
+    joined = ScoreFusionJoiner(combine=combine).run(documents=documents)["documents"]
+    return [(int(document.id), float(document.score)) for document in joined]
+
+
 def standardise(scores: Iterable[float]) -> npt.NDArray[np.float64]:
     """
     Return scores with mean 0 and standard deviation 1; equal scores become 0.
@@ -198,6 +224,21 @@ def standardise(scores: Iterable[float]) -> npt.NDArray[np.float64]:
         return values
     spread = float(values.std())
     return (values - values.mean()) / spread if spread > 1e-12 else np.zeros_like(values)
+
+
+def _identity(questions: QuestionSet, config: MiningConfig, keep: int) -> dict[str, Any]:
+    """What candidates depend on besides the files read: the very questions and passages, settings, the encoder."""
+    digest = hashlib.sha256()
+    for identity, text in ((question.id, question.text) for question in questions.questions):
+        digest.update(f"{identity}\0{text}\0".encode())
+    for passage in questions.passages:
+        digest.update(f"{passage.id}\0{searchable_text(passage.title, passage.text)}\0".encode())
+    dense = path_hash(resolve_model(config.dense)) if config.dense else None
+    return {"mining": to_plain(config), "keep": keep, "texts": digest.hexdigest(), "dense": dense}
+
+
+def _runs(questions: QuestionSet, config: MiningConfig) -> tuple[str, ...]:
+    return (config.runs or {}).get(questions.name, ())
 
 
 def _candidates(questions: QuestionSet, found: Found, keep: int) -> Iterable[Candidate]:
@@ -213,7 +254,7 @@ def _read(path: Path, questions: QuestionSet) -> CandidateLists:
     for candidate in read_candidates(path):
         found[candidate.query].append((row_of[candidate.document], candidate.score))
     rows = [np.array([row for row, _ in several], dtype=np.int64) for several in found.values()]
-    scores = [standardise(score for _, score in several).astype(np.float32) for several in found.values()]
+    scores = [np.array([score for _, score in several], dtype=np.float32) for several in found.values()]
     return CandidateLists(rows, scores)
 
 

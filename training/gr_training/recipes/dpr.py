@@ -133,7 +133,7 @@ def train(config: Config, run: Run) -> Path:
     :returns: The folder of the model.
     """
     sets = load_sources(config.data, config.held_out, run.report)
-    validation = load_validation(config.validation)
+    validation = load_validation(config.validation, config.held_out, run.report)
     folder = run.out / "candidates"
     lists = [mine(s, config.mining, config.depth, folder / f"{s.name}.jsonl.gz", run.report) for s in sets]
     model = _build(config)

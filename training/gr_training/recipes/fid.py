@@ -17,21 +17,22 @@ import numpy.typing as npt
 import torch
 from pydantic import Field
 
-from gr_components.data import Passage, searchable_text
+from gr_components.data import Passage
 from gr_components.evaluation import evaluate_answers
-from gr_components.indexes.lexical import Analysis, LexicalIndex
 from gr_components.models.seq2seq.folder import LoadedSeq2Seq, Weights, save_seq2seq
 from gr_components.models.seq2seq.model import Seq2SeqModel
-from gr_components.progress import Reporter, track
-from gr_components.readers.fusion import FusionReader, ReadConfig, layout_of
+from gr_components.progress import Reporter
+from gr_components.readers.config import ReadConfig
+from gr_components.readers.fusion import FusionReader, layout_of
 from gr_components.readers.layout import ReaderLayout, reserved_layout
 from gr_components.tokenization import TextTokenizer
 from gr_training.card import Provenance, describe, used
 from gr_training.config import STRICT_KEYS, checked_dataclass, to_plain
 from gr_training.fitting import Count, FitConfig
 from gr_training.loop import LossSum, fit
+from gr_training.mining.lists import lexical_search
 from gr_training.reader_examples import BatchConfig, ReaderExamples
-from gr_training.run import Run, identity
+from gr_training.run import Run, identity, publish
 from gr_training.sources import (
     HeldOutConfig,
     QuestionSet,
@@ -43,7 +44,7 @@ from gr_training.sources import (
 )
 from gr_training.starts import StartConfig, start_seq2seq
 
-_SEARCH_BATCH = 500
+_LANGUAGE = "english"  # of BM25
 
 
 @checked_dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
@@ -102,7 +103,7 @@ def train(config: Config, run: Run) -> Path:
     :returns: The folder of the model.
     """
     sets = load_sources(config.data, config.held_out, run.report)
-    validation = load_validation(config.validation)
+    validation = load_validation(config.validation, config.held_out, run.report)
     started = start_seq2seq(
         config.start,
         lambda: texts_of(sets, config.start.build.vocabulary if config.start.build else ()),
@@ -127,11 +128,16 @@ def train(config: Config, run: Run) -> Path:
         validate=lambda m: _validate(FusionReader(loaded, layout), config, validation, tops),
         identity=identity(config, files),
     )  # fmt: skip
-    save_seq2seq(model, loaded.tokenizer, {"reader": layout.to_dict()}, run.model, weights=config.weights)
-    describe(run.model, Provenance(
+    provenance = Provenance(
         task="reader", recipe=to_plain(config), base_model=config.start.model, data=used(sets),
         metrics=progress.best, steps=(progress.step, progress.best_step), minutes=progress.seconds / 60,
-    ))  # fmt: skip
+    )  # fmt: skip
+
+    def write(folder: Path) -> None:
+        save_seq2seq(model, loaded.tokenizer, {"reader": layout.to_dict()}, folder, weights=config.weights)
+        describe(folder, provenance)
+
+    publish(run.model, write)
     return run.model
 
 
@@ -155,14 +161,7 @@ def _search(each: QuestionSet, depth: int, report: Reporter) -> list[list[int]]:
     """Rows of the best BM25 passages of each question."""
     if not depth:
         return [[] for _ in each.questions]
-    index = LexicalIndex.create(None, Analysis())
-    index.apply([], ((row, searchable_text(p.title, p.text)) for row, p in enumerate(each.passages)))
-    batches = [each.questions[i : i + _SEARCH_BATCH] for i in range(0, len(each.questions), _SEARCH_BATCH)]
-    rows: list[list[int]] = []
-    for batch in track(batches, report, f"search {each.name}", len(each.questions), len):
-        hits = index.search([question.text for question in batch], top_k=depth)
-        rows += [[row for row, _ in several] for several in hits]
-    return rows
+    return [[row for row, _ in several] for several in lexical_search(each, depth, _LANGUAGE, report)]
 
 
 def _loss(model: Seq2SeqModel, batch: dict[str, torch.Tensor], start_weight: float) -> LossSum:

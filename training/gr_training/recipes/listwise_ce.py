@@ -78,7 +78,7 @@ class Config:
     :param mining: Where negatives, and the passages that validation ranks, come from.
     :param depth: Negatives are drawn from this many passages at the top.
     :param num_negatives: Negatives of each list.
-    :param validation_depth: How many passages of each validation question are ranked.
+    :param validation_depth: Ranked passages of each validation question: `ranked` of the pipeline `hybrid`.
     :param fusion: How searches are fused when models are selected: `combine` of the pipeline `hybrid`.
     :param ranker_weight: Weight of the model's probability beside the retrieval score then; also a parameter there.
     :param questions_per_step: Lists of each round.
@@ -102,7 +102,7 @@ class Config:
     mining: MiningConfig = field(default_factory=MiningConfig)
     depth: Count = 20
     num_negatives: Count = 7
-    validation_depth: Count = 20
+    validation_depth: Count = 10
     fusion: Literal["max", "sum", "mean"] = "sum"
     ranker_weight: Annotated[float, Field(ge=0)] = 0.3
     questions_per_step: Count = 8

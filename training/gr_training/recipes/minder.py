@@ -80,7 +80,7 @@ def train(config: Config, run: Run) -> Path:
     :raises ConfigError: If label smoothing is combined with a copy head.
     """
     sets = load_sources(config.data, config.held_out, run.report)
-    validation = load_validation(config.validation)
+    validation = load_validation(config.validation, config.held_out, run.report)
     started = start_seq2seq(
         config.start,
         lambda: texts_of(sets, config.start.build.vocabulary if config.start.build else ()),
@@ -95,7 +95,13 @@ def train(config: Config, run: Run) -> Path:
     batches = _Batches(config, sets, tokenizer, grammar)
     with tempfile.TemporaryDirectory(prefix="gr-validation-") as temporary:
         searching = SearchValidation(
-            validation, training_questions(sets, validation), tokenizer, grammar, config.search, Path(temporary)
+            validation,
+            training_questions(sets, validation),
+            tokenizer,
+            grammar,
+            config.search,
+            Path(temporary),
+            config.fit.precision,
         )
         progress = fit(
             model, batches.make, lambda m, groups: identifier_loss(m, groups, config.smoothing), config.fit,

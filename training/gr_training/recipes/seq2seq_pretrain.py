@@ -21,11 +21,13 @@ from gr_components.data.candidates import file_hash
 from gr_components.errors import ConfigError
 from gr_components.models.seq2seq.folder import save_seq2seq
 from gr_components.models.seq2seq.model import Seq2SeqModel
+from gr_components.progress import Reporter
 from gr_components.readers.layout import ReaderLayout, pad_inputs, reserved_layout
 from gr_components.tokenization import TextTokenizer, pad
 from gr_training.card import DataUse, Provenance, describe
 from gr_training.config import STRICT_KEYS, checked_dataclass, to_plain
 from gr_training.fitting import Count, FitConfig, Fraction
+from gr_training.held_out import without_leaks
 from gr_training.identifier_batches import GrammarConfig, IdentifierBatches, grammar_for, identifier_loss
 from gr_training.loop import LossSum, fit
 from gr_training.losses.sequence import sequence_nll
@@ -33,7 +35,7 @@ from gr_training.order import Turn
 from gr_training.pairs import PairSampler, PairsConfig
 from gr_training.reader_examples import answer_starts
 from gr_training.run import Run, identity, publish
-from gr_training.sources import QuestionSet, local_file
+from gr_training.sources import HeldOutConfig, QuestionSet, held_out_texts, local_file
 from gr_training.starts import StartConfig, start_seq2seq
 from gr_training.text_tasks import TextConfig, make_cloze, read_passages
 
@@ -47,6 +49,8 @@ class Config:
 
     :param start: The model to start from.
     :param text: What to learn from.
+    :param held_out: Questions that must not be trained on: passages that hold one are dropped, and questions of
+        `vocabulary`.
     :param validation: Passages that select the model.
     :param vocabulary: Corpora and question files whose texts decide the vocabulary of a model that is built; the text
         itself if there are none.
@@ -64,6 +68,7 @@ class Config:
     recipe: Literal["seq2seq_pretrain"] = "seq2seq_pretrain"
     start: StartConfig
     text: tuple[TextConfig, ...]
+    held_out: tuple[HeldOutConfig, ...] = ()
     validation: TextConfig
     vocabulary: tuple[str, ...] = ()
     grammar: GrammarConfig = field(default_factory=GrammarConfig)
@@ -90,14 +95,17 @@ def train(config: Config, run: Run) -> Path:
     :param run: Where and how.
     :returns: The folder of the model.
     """
-    passages = [read_passages(each) for each in config.text]
+    forbidden = held_out_texts(config.held_out)
+    passages = [permitted(each, forbidden, run.report) for each in config.text]
     held_out = read_passages(config.validation)
     everything = [passage for several in passages for passage in several]
     run.report.event("data", passages=len(everything), validation=len(held_out))
     started = start_seq2seq(
-        config.start, lambda: _vocabulary_texts(config, everything), lambda t: _frequencies(everything, t),
+        config.start,
+        lambda: _vocabulary_texts(config, everything, forbidden),
+        lambda t: _frequencies(everything, t),
         config.fit.seed,
-    )  # fmt: skip
+    )
     tasks = _Tasks(config, everything, started.tokenizer, started.info)
     probes = _Tasks(config, held_out, started.tokenizer, started.info)
     files = [{each.path: file_hash(local_file(each.path))} for each in (*config.text, config.validation)]
@@ -235,7 +243,22 @@ def _layout(config: Config, tokenizer: TextTokenizer, info: dict[str, Any]) -> R
     return reserved_layout(tokenizer, max_passage_tokens=config.max_passage_tokens)
 
 
-def _vocabulary_texts(config: Config, passages: Sequence[Passage]) -> Iterator[str]:
+def permitted(text: TextConfig, forbidden: Sequence[str], report: Reporter) -> list[Passage]:
+    """
+    Return the passages of a text that hold no held-out question.
+
+    :param text: The text.
+    :param forbidden: Held-out questions.
+    :param report: Told how many passages were dropped.
+    """
+    passages = read_passages(text)
+    kept = without_leaks(forbidden, passages, lambda passage: searchable_text(passage.title, passage.text))
+    if forbidden:
+        report.event("held out", set=text.name, passages_dropped=len(passages) - len(kept))
+    return kept
+
+
+def _vocabulary_texts(config: Config, passages: Sequence[Passage], forbidden: Sequence[str]) -> Iterator[str]:
     if not config.vocabulary:
         yield from (searchable_text(passage.title, passage.text) for passage in passages)
     for path in config.vocabulary:
@@ -243,7 +266,8 @@ def _vocabulary_texts(config: Config, passages: Sequence[Passage]) -> Iterator[s
         if "corpus" in file.name:
             yield from (searchable_text(passage.title, passage.text) for passage in read_corpus(file))
         else:
-            yield from (question.text for question in read_questions(file))
+            texts = [question.text for question in read_questions(file)]
+            yield from without_leaks(forbidden, texts, str)
 
 
 def _frequencies(passages: Sequence[Passage], tokenizer: TextTokenizer) -> npt.NDArray[np.float64]:
