@@ -26,6 +26,11 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 FENCE = re.compile(r"^```([a-z]+)( no-run)?[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
+# What is made by commands (`runs/`, a user's `docs.jsonl`) does not begin with one of these.
+OWN_PATH = re.compile(
+    r"(?<![\w./~$-])((?:training|pipelines|export|tests|docs|gr_components|\.ci)/[\w*./-]*[\w*])(?![\w/]*[{<(])"
+)
+WRITTEN = re.compile(r"<!--.*?-->|--out \S+", re.DOTALL)  # remarks for the maintainers, and what commands make
 LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)")
 
 
@@ -87,6 +92,14 @@ def test_yaml_is_valid(snippet: Snippet, tmp_path: Path) -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     for target in LINK.findall(page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_that_pages_name_exist(page: Path) -> None:
+    """Also in fences that are not run: paths that begin with a folder of this repository; `*` stands for any name."""
+    text = WRITTEN.sub("", page.read_text(encoding="utf-8"))
+    missing = [name for name in OWN_PATH.findall(text) if not any(ROOT.glob(name))]
+    assert not missing
 
 
 def test_tests_that_pages_name_exist() -> None:

@@ -79,7 +79,7 @@ def warn_of_long(queries: Sequence[str], views: Sequence[View], tokenizer: TextT
     long = [text for text, row in zip(texts, rows, strict=True) if len(row) > grammar.max_source]
     if long:
         logger.warning(
-            "%d of %d queries are longer than the %d tokens that the model takes; the end is left out. The first is: %.60s",
+            "%d of %d queries are longer than the model's %d tokens; the end is left out. The first is: %.60s",
             len(long), len(queries), grammar.max_source, long[0].strip(),
         )  # fmt: skip
 
