@@ -124,7 +124,7 @@ def test_no_index_holds_what_is_searched_over_it(questions):
 def test_no_identifier_of_a_question_comes_from_itself(model, questions, tmp_path):
     # So wide a beam writes every pseudo-query of the index, and the bias lets all of them count.
     search = {"beams": 64, "views": ["query"], "query_view_bias": 100.0}
-    config = MineConfig(search=search, top_k=1, folds=2, questions=12)
+    config = MineConfig(search=search, top_k=1, folds=2, questions=6)
     text_of = {question.id: normalise(question.text) for question in questions.questions}
 
     def found(name):
