@@ -111,7 +111,7 @@ class TextTokenizer:
         :param folder: An existing folder.
         """
         folder = Path(folder)
-        self._tokenizer.save(str(folder / "tokenizer.json"))
+        self._tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
         roles = {f"{role}_token": self.token(index) for role, index in self.special.items()}
         config: dict[str, object] = {"tokenizer_class": "PreTrainedTokenizerFast", **roles}
         if any(self.encode_templated([""], [""])[0].type_ids):  # a model trained with segments must get them again

@@ -209,6 +209,12 @@ def save_transformer(model: Any, tokenizer: LoadedTokenizer, folder: Path, weigh
     for path in folder.glob("*.safetensors"):
         path.chmod(0o644)
     tokenizer.theirs.save_pretrained(folder)
+    definition = folder / "tokenizer.json"
+    if weights == "int8" and definition.is_file():  # indentation is a third of it
+        compact = json.dumps(
+            json.loads(definition.read_text(encoding="utf-8")), ensure_ascii=False, separators=(",", ":")
+        )
+        definition.write_text(compact, encoding="utf-8")
     settings = folder / "tokenizer_config.json"
     config = {**json.loads(settings.read_text(encoding="utf-8")), "model_max_length": tokenizer.max_length}
     _write_json(settings, config)

@@ -91,7 +91,7 @@ def test_models_are_small_and_have_no_pickle() -> None:
     models = Path(data.FOLDER).parent / "models"
     files = [path for path in models.rglob("*") if path.is_file()]
     assert {path.name for path in models.iterdir() if path.is_dir()} == {"generator", "ranker", "reader"}
-    assert sum(path.stat().st_size for path in files) <= 60 * 2**20
+    assert sum(path.stat().st_size for path in files) <= 60e6
     assert {path.suffix for path in files} <= {".json", ".safetensors", ".md", ".txt", ""}
     for folder in models.iterdir():
         if folder.is_dir():

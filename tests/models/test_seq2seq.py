@@ -259,6 +259,21 @@ def test_folder_round_trip(built, tmp_path: Path, weights, tolerance: float) -> 
     assert not list(tmp_path.glob("m.*"))  # nothing temporary is left
 
 
+def test_small_folders_leave_out_what_nothing_reads(built, tmp_path: Path) -> None:
+    model, tokenizer = built
+    assert model.hf.encoder.pooler is not None
+    save_seq2seq(model, tokenizer, {}, tmp_path / "m", weights="int8")
+    names = load_file(tmp_path / "m" / "model.int8.safetensors")
+    assert not [name for name in names if "pooler" in name]
+    again = load_seq2seq(str(tmp_path / "m"), device="cpu").model
+    assert again.hf.encoder.pooler is None
+    save_seq2seq(again, tokenizer, {}, tmp_path / "n")  # a model without a pooler can be saved and loaded
+    full = load_seq2seq(str(tmp_path / "n"), device="cpu").model
+    assert all(torch.equal(a, b) for a, b in zip(full.parameters(), again.parameters(), strict=True))
+    assert "_name_or_path" not in (tmp_path / "m" / "config.json").read_text()
+    assert "\n" not in (tmp_path / "m" / "tokenizer.json").read_text()
+
+
 def test_float_folder_of_a_bart_loads_in_transformers(tmp_path: Path, built) -> None:
     _, tokenizer = built
     model = Seq2SeqModel(hugging_face_model("bart"))

@@ -106,7 +106,8 @@ def build_seq2seq_from_encoder(
         raise ConfigError(msg)
     _cut_embeddings(encoder, keep_ids)
     shape = {**encoder.config.to_dict(), "hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
-    shape.pop("dtype", None)
+    for key in ("dtype", "_name_or_path"):  # a path on this machine is nobody's business
+        shape.pop(key, None)
     decoder_shape = {**shape, "num_hidden_layers": decoder_layers, "is_decoder": True, "add_cross_attention": True}
     encoder_config, decoder_config = BertConfig(**shape), BertConfig(**decoder_shape)
     config = EncoderDecoderConfig.from_encoder_decoder_configs(encoder_config, decoder_config)

@@ -4,7 +4,8 @@ Model folders of encoder-decoders: load Hugging Face models and our own, save wi
 A saved folder holds `config.json` and `tokenizer.json` as Hugging Face writes them, `gr_model.json`, and
 
 - `model.safetensors` with Hugging Face's parameter names (plus `copy_head.safetensors`): float32 or float16, or
-- `model.int8.safetensors`: every matrix as int8 with one float32 scale per row, the rest in float16.
+- `model.int8.safetensors`: what is used of them, every matrix as int8 with one float32 scale per row, the rest in
+  float16 (`row_weights.py`).
 """
 
 import shutil
@@ -35,6 +36,7 @@ from gr_components.tokenization import TextTokenizer
 Weights = Literal["float32", "float16", "int8"]
 _FULL, _COPY, _INT8 = "model.safetensors", "copy_head.safetensors", row_weights.FILE_NAME
 _COPY_PREFIX = "copy_head."
+_POOLER = "encoder.pooler."  # of a BERT encoder; nothing reads it
 
 
 @dataclass
@@ -183,6 +185,8 @@ def _load_own(folder: Path, info: Mapping[str, Any]) -> Seq2SeqModel:
     copy = info.get("copy")
     model = Seq2SeqModel(hf, None if copy is None else CopyConfig(**copy))
     state = _read_weights(folder)
+    if config.model_type == "encoder-decoder" and not any(name.startswith(_POOLER) for name in state):
+        hf.encoder.pooler = None
     own = {key.removeprefix(_COPY_PREFIX): state.pop(key) for key in list(state) if key.startswith(_COPY_PREFIX)}
     _assign(hf, state, folder)
     if model.copy is not None:
@@ -220,6 +224,7 @@ def _write_weights(model: Seq2SeqModel, folder: Path, weights: Weights) -> None:
     copy = {} if model.copy is None else _unique(model.copy)
     if weights == "int8":
         tensors: dict[str, Tensor] = {}
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(_POOLER)}
         for name, tensor in {**state, **{_COPY_PREFIX + name: t for name, t in copy.items()}}.items():
             tensors.update(row_weights.quantise(name, tensor))
         save_file(tensors, folder / _INT8, metadata={"format": "pt"})
