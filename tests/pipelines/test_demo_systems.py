@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 from gr_pipelines.demo import data, engines
-from gr_pipelines.demo.engines import Engines, Models, controls, systems
+from gr_pipelines.demo.engines import Engines, Models, constant_control, controls, systems
 from gr_pipelines.demo.measurement import Measurement
 from gr_pipelines.demo.prepare import Stores
 from gr_pipelines.demo.reading import conditions, read
 from gr_pipelines.demo.report import machine, write_report
 from gr_pipelines.demo.systems import DEPTH, remembered, run_of
+from gr_pipelines.demo.tuning import CONSTANTS, tune
 from gr_pipelines.query import QueryPipeline
 
 QUESTIONS = [question.text for question in data.questions("test")[:3]]
@@ -70,6 +71,23 @@ def test_controls_differ_from_the_generative_retriever(opened):
     assert scores[engines.UNTRAINED] == pytest.approx([d.score for d in own[0]])  # here the twin is the model itself
 
 
+def test_every_control_row_has_its_own_constant(tiny, monkeypatch):
+    models, stores = Models(generator=tiny.generator), Stores(Path(tiny.store), Path(tiny.store))
+    table = tune(stores, models, size=3).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table[2:]]
+    assert [line[:2] for line in cells] == [[n, f"{c:g}"] for n in (engines.CONSTANT, engines.WORDS) for c in CONSTANTS]
+    assert all(0 <= float(line[2]) <= 1 for line in cells)
+    monkeypatch.setattr(engines, "CONSTANT_LOG_PROBABILITIES", {engines.CONSTANT: -2.0, engines.WORDS: -7.0})
+    for name, constant in ((engines.CONSTANT, -2.0), (engines.WORDS, -7.0)):
+        scores = []
+        for chosen in (None, constant, -4.0):
+            control = constant_control(name, stores, models, chosen)
+            scores.append([document.score for document in control.retrieve(QUESTIONS[:1], top_k=5)[0]])
+            control.close()
+        assert scores[0] == pytest.approx(scores[1])
+        assert scores[0] != pytest.approx(scores[2])
+
+
 def test_a_run_keeps_the_order_of_the_results(opened):
     found = systems(opened, remembered)[engines.HYBRID](QUESTIONS)
     run = run_of(found, ["q1", "q2", "q3"])
@@ -107,7 +125,8 @@ def test_the_measurement_covers_all_systems_and_writes_its_page(opened, tmp_path
     assert [len(family) for family in results.comparisons.values()] == [3, 4, 1, 3]
     results.settings = {
         "sample": 3, "models": {"dense": "x"}, "machine": machine(), "seconds": 60, "timed_questions": 3,
-        "constant_log_probability": -3.0,
+        "constant_log_probabilities": engines.CONSTANT_LOG_PROBABILITIES,
+        "dtype": "float32",
     }  # fmt: skip
     write_report(results, tmp_path / "demo.md")
     page = (tmp_path / "demo.md").read_text()

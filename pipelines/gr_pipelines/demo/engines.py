@@ -26,9 +26,9 @@ SYSTEMS = (BM25, BM25Q, DENSE, GENERATIVE, PAIR, HYBRID, RRF, RANKED)
 
 CONSTANT, UNTRAINED = "constant log-probability", "untrained decoder"
 WORDS = "only the question's own 1-3-grams, constant log-probability"
-# The best value for word matching on validation questions; 1 nat more or less costs .005 nDCG@10.
-CONSTANT_LOG_PROBABILITY = -3.0
-_CONSTANT = {"constant_log_probability": CONSTANT_LOG_PROBABILITY}
+# Each row's own best value of -1, -2, -3, -5 and -8 nats on validation questions (`tuning.py`).
+CONSTANT_LOG_PROBABILITIES = {CONSTANT: -3.0, WORDS: -3.0}
+_WORDS_ONLY = {"views": [], "query_ngrams": 3}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +55,10 @@ class Engines:
     :param stores: The stores, as `build_stores` made them.
     :param models: Which models.
     :param untrained: Folder of the generator's untrained twin.
+    :param dtype: What generator, ranker and reader compute in.
     """
 
-    def __init__(self, stores: Stores, models: Models, untrained: Path) -> None:
+    def __init__(self, stores: Stores, models: Models, untrained: Path, dtype: str = "float32") -> None:
         from gr_components.models.seq2seq.folder import load_seq2seq
 
         self.pipeline = load(
@@ -67,17 +68,15 @@ class Engines:
             generative_model=models.generator,
             ranker_model=models.ranker,
             reader_model=models.reader,
+            dtype=dtype,
         )
         self.plain = BM25Retriever(document_store=LocalDocumentStore(str(stores.plain)))
         self.controls = {
-            name: GenerativeRetriever(LocalDocumentStore(str(stores.full)), model, search_settings=settings)
-            for name, model, settings in (
-                (CONSTANT, models.generator, _CONSTANT),
-                (UNTRAINED, str(untrained), {}),
-                (WORDS, models.generator, {**_CONSTANT, "views": [], "query_ngrams": 3}),
-            )
+            CONSTANT: constant_control(CONSTANT, stores, models, dtype=dtype),
+            UNTRAINED: GenerativeRetriever(LocalDocumentStore(str(stores.full)), str(untrained), dtype=dtype),
+            WORDS: constant_control(WORDS, stores, models, dtype=dtype),
         }
-        self.reader = FusionReader(load_seq2seq(models.reader))
+        self.reader = FusionReader(load_seq2seq(models.reader, dtype=dtype))
         self.passages = int(self.part("reader", FiDReader).top_k)
 
     def part(self, name: str, kind: type[Part]) -> Part:
@@ -97,6 +96,25 @@ class Engines:
         self.plain.close()
         for retriever in self.controls.values():
             retriever.close()
+
+
+def constant_control(
+    name: str, stores: Stores, models: Models, constant: float | None = None, dtype: str = "float32"
+) -> GenerativeRetriever:
+    """
+    Return the generative retriever with a constant in place of the model's log-probabilities.
+
+    :param name: `CONSTANT` or `WORDS`, which generates nothing.
+    :param stores: The stores.
+    :param models: Which models.
+    :param constant: In nats; None for the row's own best value.
+    :param dtype: What the model computes in.
+    """
+    settings = {"constant_log_probability": CONSTANT_LOG_PROBABILITIES[name] if constant is None else constant}
+    more = _WORDS_ONLY if name == WORDS else {}
+    return GenerativeRetriever(
+        LocalDocumentStore(str(stores.full)), models.generator, search_settings={**settings, **more}, dtype=dtype
+    )
 
 
 def systems(engines: Engines, share: Callable[[Search], Search]) -> dict[str, Search]:

@@ -20,11 +20,13 @@ the models and serve as pseudo-queries. Test questions are about paragraphs most
 {table}
 
 - *ms/query*: one question at a time on one core, median of {timed}; rows of the reader include the search they need.
+  Generator, ranker and reader computed in {dtype}, the fastest type of this machine; MiniLM in float32.
 - *BM25, training questions in its text* reads the same text as the generative retriever, whose query view these
   questions are. On unseen passages they only mislead, since they belong to other paragraphs.
 - *dense* is all-MiniLM-L6-v2, which was trained on SQuAD and other sets of questions; generator, ranker and reader
   start from it. Nothing here is zero-shot.
-- *constant log-probability*: every identifier counts as if the model gave it {constant} nats. *untrained decoder*: the
+- *constant log-probability*: every identifier counts as if the model gave it the same ({constants}; each row's best on
+  validation questions). *untrained decoder*: the
   generator before its training. *only the question's own 1-3-grams*: no model at all.
 - *no passage*: the reader has to answer from what it remembers of its training.
 
@@ -49,13 +51,15 @@ def write_report(results: Results, path: Path) -> None:
     :param path: The Markdown file.
     """
     settings = results.settings
+    constants: dict[str, float] = settings["constant_log_probabilities"]
     page = _PAGE.format(
         command="gr demo --all" if settings["sample"] is None else "gr demo",
         machine=settings["machine"],
         minutes=settings["seconds"] / 60,
         table=results.table(),
         timed=settings["timed_questions"],
-        constant=settings["constant_log_probability"],
+        dtype=settings["dtype"],
+        constants=" and ".join(f"{value:g} nats in *{name}*" for name, value in constants.items()),
         tests=results.tests(),
         models="\n".join(f"- {role}: `{name}`" for role, name in settings["models"].items()),
     )

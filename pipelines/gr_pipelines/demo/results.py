@@ -11,6 +11,7 @@ from gr_components.evaluation.retrieval import Evaluation
 MEASURES = {
     "R@1": "Recall@1",
     "R@5": "Recall@5",
+    "R@10": "Recall@10",
     "R@20": "Recall@20",
     "RR@10": "MRR@10",
     "nDCG@10": "nDCG@10",

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import click
 
+from gr_components.models.devices import fast_dtype
 from gr_components.progress import Reporter, Silent
 from gr_pipelines.demo import data
-from gr_pipelines.demo.engines import CONSTANT_LOG_PROBABILITY, Engines, Models
+from gr_pipelines.demo.engines import CONSTANT_LOG_PROBABILITIES, Engines, Models
 from gr_pipelines.demo.measurement import Measurement
 from gr_pipelines.demo.prepare import build_stores
 from gr_pipelines.demo.report import machine, write_report
@@ -76,7 +77,8 @@ def measure(options: DemoOptions, report: Reporter = Silent()) -> Results:  # no
     stores = build_stores(options.folder, indexes, report)
     texts = [passage.text for passage in data.corpus()]
     twin = save_untrained(models.generator, texts, options.folder / "untrained")
-    engines = Engines(stores, models, twin)
+    dtype = fast_dtype()
+    engines = Engines(stores, models, twin, dtype)
     try:
         results = Measurement(engines, sample=options.sample, report=report).run()
     finally:
@@ -85,9 +87,10 @@ def measure(options: DemoOptions, report: Reporter = Silent()) -> Results:  # no
         "sample": options.sample,
         "models": asdict(models),
         "machine": machine(),
+        "dtype": dtype,
         "seconds": round(time.monotonic() - started),
         "seed": data.SAMPLE_SEED,
-        "constant_log_probability": CONSTANT_LOG_PROBABILITY,
+        "constant_log_probabilities": CONSTANT_LOG_PROBABILITIES,
         "timed_questions": TIMED_QUESTIONS,
     }
     return results
@@ -97,10 +100,11 @@ def _converse(options: DemoOptions) -> None:
     from gr_pipelines.demo.console import converse
     from gr_pipelines.query import QueryPipeline
 
-    store, models = str(options.folder / "store"), options.models
+    store, models, dtype = str(options.folder / "store"), options.models, fast_dtype()
     qa = QueryPipeline(
         "qa", store=store, dense_model=models.dense, generative_model=models.generator, ranker_model=models.ranker,
-        reader_model=models.reader,
+        reader_model=models.reader, dtype=dtype,
     )  # fmt: skip
-    with qa, QueryPipeline("generative", store=store, generative_model=models.generator) as generative:
+    generative = QueryPipeline("generative", store=store, generative_model=models.generator, dtype=dtype)
+    with qa, generative:
         converse(qa, generative)

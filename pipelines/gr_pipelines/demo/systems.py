@@ -11,7 +11,6 @@ from typing import Protocol
 from haystack import Document, Pipeline
 
 from gr_components.joiners.score_fusion import ScoreFusionJoiner
-from gr_components.rankers.cross_encoder import CrossEncoderRanker
 from gr_components.retrievers.bm25 import BM25Retriever
 
 Search = Callable[[Sequence[str]], list[list[Document]]]
@@ -97,25 +96,6 @@ def ranked(search: Search, pipeline: Pipeline) -> Search:
             candidates = best.run(documents=[found])["documents"]
             scored = ranker.run(query=question, documents=candidates)["documents"]
             results.append(final.run(documents=[found, scored], top_k=DEPTH)["documents"])
-        return results
-
-    return run
-
-
-def reranked(search: Search, ranker: CrossEncoderRanker, candidates: int) -> Search:
-    """
-    Return a search whose best results are ordered by the cross-encoder alone.
-
-    :param search: The search.
-    :param ranker: The cross-encoder.
-    :param candidates: How many results it reads; the others follow in their order.
-    """
-
-    def run(questions: Sequence[str]) -> list[list[Document]]:
-        results = []
-        for question, found in zip(questions, search(questions), strict=True):
-            scored = ranker.run(query=question, documents=found[:candidates], top_k=candidates)["documents"]
-            results.append(scored + found[candidates:])
         return results
 
     return run

@@ -210,7 +210,7 @@ def fuse_as_served(
 
     documents = [[Document(id=str(row), score=score) for row, score in found] for found in lists]
     joined = ScoreFusionJoiner(combine=combine).run(documents=documents)["documents"]
-    return [(int(document.id), float(document.score)) for document in joined]
+    return [(int(document.id), document.score or 0.0) for document in joined]
 
 
 def standardise(scores: Iterable[float]) -> npt.NDArray[np.float64]:
