@@ -165,6 +165,21 @@ def test_training_goes_on_from_a_reader(data: Path, encoder: Path, tmp_path: Pat
     assert json.loads((second / "gr_model.json").read_text())["copy"]["selective_read"]
 
 
+def test_a_reader_appears_whole_or_not_at_all(
+    data: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        msg = "No space left on device"
+        raise OSError(msg)
+
+    monkeypatch.setattr("gr_training.recipes.fid.describe", fail)
+    config = recipe(data, {"model": str(encoder), "build": BUILD}, fit={"steps": 1})
+    with pytest.raises(OSError, match="No space left"):
+        run(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "model").exists()
+    assert [path.name for path in (tmp_path / "run").iterdir() if "model" in path.name] == []
+
+
 def test_unknown_settings_are_named(data: Path, encoder: Path) -> None:
     with pytest.raises(ConfigError, match=r"batches\.num_negative: unknown key.*Did you mean 'num_negatives'"):
         recipe(data, {"model": str(encoder)}, batches={"num_negative": 3})
