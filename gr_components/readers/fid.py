@@ -37,7 +37,7 @@ class FiDReader(Lifecycle["FusionReader"]):
 
     reader = FiDReader(model="package:gr_pipelines/models/reader")
     documents = [Document(content="Super Bowl 50 was played in Santa Clara.", meta={"title": "Super Bowl 50"})]
-    print(reader.run(query="Where was Super Bowl 50 played?", documents=documents)["answers"][0].data)
+    print(reader.run(query="What stadium hosted Super Bowl 50?", documents=documents)["answers"][0].data)
     ```
     """
 

@@ -15,7 +15,7 @@ from gr_pipelines.demo import data
 
 PASSAGES = 60
 QUICK = ("--indexes", "lexical,dense", "--quiet")
-QUESTION = "Where was Super Bowl 50 played?"
+QUESTION = "What stadium hosted Super Bowl 50?"
 
 
 def gr(*arguments: object) -> Result:

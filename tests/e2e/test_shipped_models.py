@@ -11,7 +11,7 @@ from gr_components.cli import main
 from gr_components.data import write_corpus, write_qrels, write_questions
 from gr_pipelines.demo import data
 
-QUESTION = "Where was Super Bowl 50 played?"
+QUESTION = "What stadium hosted Super Bowl 50?"
 QUESTIONS = 6
 
 
@@ -63,7 +63,7 @@ def test_hybrid_finds_the_passage(folder: Path) -> None:
 def test_ask_answers_with_passages(folder: Path) -> None:
     (answer,) = json.loads(gr("ask", "qa", "--store", folder / "store", QUESTION, "--json"))["answers"]
     assert answer["query"] == QUESTION
-    assert any(place in answer["data"] for place in ("Santa Clara", "Levi's Stadium", "California", "San Francisco"))
+    assert answer["data"] == "Levi's Stadium"
     assert len(answer["documents"]) == 5
     assert all("embedding" not in document for document in answer["documents"])
     scores = answer["meta"]["passage_scores"]

@@ -17,7 +17,7 @@ from tests.pipelines.conftest import TinyModels, passages
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted(path for path in ROOT.glob("pipelines/**/*.yaml") if ".venv" not in path.parts)
 SEARCHING = ["bm25", "dense", "generative", "hybrid", "qa"]
-QUESTION = "Where was Super Bowl 50 played?"
+QUESTION = "What stadium hosted Super Bowl 50?"
 
 
 def test_the_promised_pipelines_are_there() -> None:

@@ -18,7 +18,7 @@ def converse(qa: QueryPipeline, generative: QueryPipeline) -> None:
     :param qa: Pipeline with answers.
     :param generative: Pipeline whose documents carry the identifiers that the generator wrote.
     """
-    click.echo("\nAsk about the Wikipedia articles of the demo, for example: Where was Super Bowl 50 held?")
+    click.echo("\nAsk about the Wikipedia articles of the demo, for example: What stadium hosted Super Bowl 50?")
     click.echo("An empty line ends.")
     while question := _next_question():
         for line in reply(question, qa, generative):

@@ -104,7 +104,7 @@ class Config:
     num_negatives: Count = 7
     validation_depth: Count = 10
     fusion: Literal["max", "sum", "mean"] = "sum"
-    ranker_weight: Annotated[float, Field(ge=0)] = 0.3
+    ranker_weight: Annotated[float, Field(ge=0)] = 0.25
     questions_per_step: Count = 8
     num_chunks: Count = 4
     base_weight: Annotated[float, Field(ge=0)] = 0.0
@@ -216,7 +216,7 @@ def _loss(model: PairScorerModule, batch: dict[str, Any], base_weight: float) ->
 
 
 def validate(
-    model: PairScorerModule, questions: QuestionSet, lists: CandidateLists, max_tokens: int, ranker_weight: float = 0.3
+    model: PairScorerModule, questions: QuestionSet, lists: CandidateLists, max_tokens: int, ranker_weight: float = 0.25
 ) -> dict[str, float]:
     """
     Rank candidates by retrieval (`base`), by the model, and by the sum of the retrieval score and its probability.
