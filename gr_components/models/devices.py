@@ -49,5 +49,5 @@ def fast_dtype() -> str:
     torch = need("torch", "torch")
     if torch.cuda.is_available():
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    found = getattr(torch.cpu, "get_capabilities", dict)()
+    found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return "bfloat16" if any(found.get(name) for name in ("avx512_bf16", "amx_bf16")) else "float32"

@@ -1,18 +1,20 @@
 """
 Tiny generative retrievers with questions and keys, for tests of key scoring and of ranking steps.
 
-As a script: `train FOLDER chunk=8` fits a ranking loss with the real loop (two processes may do it together), and
-`memory` prints how much the process grows in backward passes over 200 and 400 keys in chunks of 32 and 400 at once.
+As a script, `tiny_lists.py FOLDER chunk=8` fits a ranking loss with the real loop; two processes may do it together.
 """
 
-import resource
+import json
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from torch.profiler import ProfilerActivity, profile
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
@@ -130,23 +132,26 @@ def train(folder: Path, *, chunk: int = 0) -> Seq2SeqModel:
     return model
 
 
-def grown() -> list[float]:
-    """MiB by which the peak of resident memory has grown after backward passes over more and more."""
-    model = model_of("bart", width=64, vocabulary=8000).train()
-    peaks = []
-    # The first pass allocates what every pass needs.
-    for keys, chunk in ((8, 8), (200, 32), (400, 32), (400, 0)):
-        _, _, batch = key_batch("bart", [0, 1], keys)
-        key_log_probs(model, batch, chunk=chunk).sum().backward()
-        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-    return [peak - peaks[0] for peak in peaks[1:]]
+def allocated(work: Callable[[], object]) -> float:
+    """Largest size in MiB of all tensors that some work holds at a time, those from before excluded."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        work()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(path))
+        events = json.loads(path.read_text())["traceEvents"]
+    return float(max(event["args"]["Total Allocated"] for event in events if event.get("name") == "[memory]") / 2**20)
+
+
+def key_memory(keys: int, chunk: int) -> float:
+    """MiB that one forward and backward pass over this many keys holds."""
+    model, (_, _, batch) = model_of("bart", width=64, vocabulary=8000).train(), key_batch("bart", [0, 1], keys)
+    key_log_probs(model, key_batch("bart", [0, 1], 8)[2]).sum().backward()  # allocates the gradients
+    return allocated(lambda: key_log_probs(model, batch, chunk=chunk).sum().backward())
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    numbers = {key: int(value) for key, value in (word.split("=") for word in sys.argv[1:] if "=" in word)}
-    if sys.argv[1] == "train":
-        train(Path(sys.argv[2]), **numbers)
-        torch.distributed.destroy_process_group() if torch.distributed.is_initialized() else None
-    else:
-        print(*grown())
+    numbers = {key: int(value) for key, value in (word.split("=") for word in sys.argv[2:] if "=" in word)}
+    train(Path(sys.argv[1]), **numbers)
+    torch.distributed.destroy_process_group() if torch.distributed.is_initialized() else None

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -211,7 +211,7 @@ class RankInputs:
     pairs: PairsConfig
     search: Mapping[str, Any]
     recipe: Mapping[str, Any]
-    weights: str = "float32"
+    weights: Literal["float32", "float16", "int8"] = "float32"
 
 
 def rank(config: RankConfig, inputs: RankInputs, run: Run) -> Path:

@@ -124,7 +124,11 @@ def train(config: RankingConfig, run: Run, only: str | None = None) -> Path:
     if only is not None:
         return run.out / only
     last = run.out / f"rank-{config.rounds}" / "model"
-    publish(run.model, lambda folder: shutil.copytree(last, folder))
+
+    def write(folder: Path) -> None:
+        shutil.copytree(last, folder)
+
+    publish(run.model, write)
     return run.model
 
 

@@ -151,7 +151,7 @@ class ListBatch:
         for b, row in enumerate(self._rows):
             for name, values in row.items():
                 target = batch[name.replace("_", "_B", 1)]
-                target[(b, *(slice(size) for size in values.shape))] = values
+                target[b][tuple(slice(size) for size in values.shape)] = values
             batch["real_BD"][b, : len(row["mined_D"])] = True
         return {name: torch.from_numpy(array) for name, array in batch.items()}
 

@@ -91,7 +91,7 @@ def _identity(stage: Stage, by_name: Mapping[str, Stage], run: Run) -> dict[str,
             msg = f"The stage '{stage.name}' reads what '{name}' writes, which is not done. Run: --stage {name}"
             raise ConfigError(msg)
         before[name] = hashlib.sha256(mark.read_bytes()).hexdigest()
-    return json.loads(json.dumps({**stage.identity, "after": before}))  # type: ignore[no-any-return]
+    return json.loads(json.dumps({**stage.identity, "after": before}))
 
 
 def _is_done(stage: Stage, identity: Mapping[str, Any], run: Run) -> bool:
