@@ -25,9 +25,9 @@ the models and serve as pseudo-queries. Test questions are about paragraphs most
   questions are. On unseen passages they only mislead, since they belong to other paragraphs.
 - *dense* is all-MiniLM-L6-v2, which was trained on SQuAD and other sets of questions; generator, ranker and reader
   start from it. Nothing here is zero-shot.
-- *constant log-probability*: every identifier counts as if the model gave it the same ({constants}; each row's best on
-  validation questions). *untrained decoder*: the
-  generator before its training. *only the question's own 1-3-grams*: no model at all.
+- *constant log-probability*: every identifier counts as if the model gave it the same ({constants};
+  each row's best on validation questions). *untrained decoder*: the generator before its training. *only the question's
+  own 1-3-grams*: no model at all.
 - *no passage*: the reader has to answer from what it remembers of its training.
 
 ## Paired tests
@@ -59,7 +59,7 @@ def write_report(results: Results, path: Path) -> None:
         table=results.table(),
         timed=settings["timed_questions"],
         dtype=settings["dtype"],
-        constants=" and ".join(f"{value:g} nats in *{name}*" for name, value in constants.items()),
+        constants=" and ".join(f"{value:g} nats" for value in constants.values()),
         tests=results.tests(),
         models="\n".join(f"- {role}: `{name}`" for role, name in settings["models"].items()),
     )
