@@ -43,8 +43,18 @@ def has_answer(answers: Iterable[str], text: str) -> bool:
     :param answers: Acceptable answers; empty ones are in no text.
     :param text: A passage.
     """
-    tokens = answer_tokens(text)
-    return any(_contains(tokens, answer_tokens(answer)) for answer in answers)
+    return contains_answer(answer_tokens(text), answers)
+
+
+def contains_answer(tokens: Sequence[str], answers: Iterable[str]) -> bool:
+    """
+    Tell whether a tokenised text contains an answer as a run of tokens.
+
+    :param tokens: From `answer_tokens`.
+    :param answers: Acceptable answers.
+    """
+    joined = _joined(tokens)
+    return any(bool(wanted) and _joined(wanted) in joined for wanted in map(answer_tokens, answers))
 
 
 def answer_string_qrels(
@@ -72,8 +82,6 @@ def answer_string_qrels(
     return qrels
 
 
-def _contains(tokens: list[str], answer: list[str]) -> bool:
-    size = len(answer)
-    if size == 0:
-        return False
-    return any(tokens[start : start + size] == answer for start in range(len(tokens) - size + 1))
+def _joined(tokens: Sequence[str]) -> str:
+    """No token holds a space, so a run of tokens is a run of characters here."""
+    return f" {' '.join(tokens)} "

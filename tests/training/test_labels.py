@@ -2,8 +2,9 @@
 
 import pytest
 
+from gr_components.evaluation.answer_string import has_answer
 from gr_training.config import parse
-from gr_training.mining.labels import Labels, has_answer
+from gr_training.mining.labels import Labels
 from gr_training.sources import ValidationConfig, load_validation
 
 
