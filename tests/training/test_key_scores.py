@@ -2,7 +2,9 @@
 
 import copy
 import importlib.util
+import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -194,11 +196,10 @@ def test_no_gradient_is_asked_for(tiny):
 @pytest.mark.slow
 def test_memory_grows_with_the_chunk_and_not_with_the_keys(tiny):
     """About 15 s."""
-    few, many = tiny.key_memory(100, 32), tiny.key_memory(200, 32)
-    wide, plain = tiny.key_memory(200, 128), tiny.key_memory(200, 0)
-    assert many < 1.2 * few
-    assert wide > 2 * many
-    assert plain > 5 * many
+    few, many = tiny.key_memory(200, 32), tiny.key_memory(400, 32)
+    assert many < 1.15 * few
+    assert tiny.key_memory(200, 128) > 1.3 * few
+    assert tiny.key_memory(400, 0) > 1.8 * tiny.key_memory(200, 0) > 5 * many
 
 
 def run_together(count: int, arguments: list[str]) -> None:
@@ -228,5 +229,13 @@ def test_two_processes_equal_one_for_a_ranking_loss(tiny, tmp_path, chunk):
     assert one.keys() == two.keys()
     moved = [float((one[name] - before[name]).abs().max()) for name in one]
     assert sum(move > 1e-3 for move in moved) > 40, "it did not train"
-    for name, tensor in one.items():
-        assert torch.allclose(tensor, two[name], rtol=0, atol=1e-5), name
+    # Biases that shift all attention scores of a row alike have no gradient but rounding, which Adam makes large.
+    checked = [name for name in one if not re.search(r"(key|previous|position)[.]bias$", name)]
+    assert len(checked) > 60
+    for name in checked:
+        assert torch.allclose(one[name], two[name], rtol=0, atol=1e-5), name
+    losses = [[json.loads(line).get("loss") for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+              for name in ("one", "two")]  # fmt: skip
+    first, second = ([loss for loss in each if loss is not None] for each in losses)
+    assert len(first) == 8
+    assert first == pytest.approx(second, rel=1e-5)
