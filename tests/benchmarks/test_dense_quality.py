@@ -1,8 +1,7 @@
 """
-MiniLM through the product gives the published baseline: nDCG@10 on SQuAD's paragraphs and on SciFact.
+MiniLM through the product gives the published baseline: nDCG@10 on SQuAD's paragraphs (SciFact: `baselines.py`).
 
-SciFact is read from the folder that the variable `GR_SCIFACT` names, in the JSONL layout of BEIR; without it that test
-is skipped. `GR_DENSE_MODEL` and `GR_BACKEND` choose another model, such as an exported copy, or another backend.
+`GR_DENSE_MODEL` and `GR_BACKEND` choose another model, such as an exported copy, or another backend.
 """
 
 import os
@@ -10,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from gr_components.data.collections import read_corpus, read_qrels, read_questions
 from gr_components.data.haystack import to_document
 from gr_components.document_stores.local import LocalDocumentStore
 from gr_components.embedders.indexer import DenseIndexer
@@ -43,13 +41,3 @@ def test_squad(tmp_path):
     value = _ndcg(tmp_path, demo.corpus(), questions, qrels)
     print(f"\nsquad nDCG@10 {value:.4f} (baseline .7774)")
     assert value == pytest.approx(0.7774, abs=_TOLERANCE)
-
-
-@pytest.mark.skipif("GR_SCIFACT" not in os.environ, reason="GR_SCIFACT names no folder")
-def test_scifact(tmp_path):
-    folder = Path(os.environ["GR_SCIFACT"])
-    questions = list(read_questions(folder / "queries.train.jsonl.gz"))
-    qrels = read_qrels(folder / "qrels.train.tsv.gz")
-    value = _ndcg(tmp_path, list(read_corpus(folder / "corpus.jsonl.gz")), questions, qrels)
-    print(f"\nscifact nDCG@10 {value:.4f} (baseline .6606)")
-    assert value == pytest.approx(0.6606, abs=_TOLERANCE)
