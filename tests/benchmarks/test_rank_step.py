@@ -1,8 +1,8 @@
 """
 A DGR step over a list of 6 passages with 40 keys each: gradient caching changes its memory and not its loss.
 
-The figures of docs/results/rank-step.md are printed by `python tests/benchmarks/rank_step.py`, run by run in a process of
-its own; this repeats the smallest of them.
+The figures of docs/results/rank-step.md are printed by `python tests/benchmarks/rank_step.py`, run by run in a process
+of its own; this repeats the smallest of them.
 """
 
 import json
