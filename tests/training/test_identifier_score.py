@@ -60,6 +60,7 @@ def test_weight_by_hand():
     assert found.item() == pytest.approx(math.log(100) ** 2, rel=1e-5)
 
 
+@settings(max_examples=60, deadline=None)
 @given(log_p=st.floats(-40, 0), count=st.integers(1, 10**6), alpha=st.sampled_from([1.0, 2.0, 3.0]))
 def test_weights_are_those_of_inference(log_p, count, alpha):
     wanted = log_odds(np.array([log_p]), np.array([count]), 10**6)[0] ** alpha
@@ -181,6 +182,7 @@ def test_only_log_probabilities_have_a_gradient():
 # Normalised scores
 
 
+@settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 50), weight=st.floats(0.5, 15), alpha=st.sampled_from([1.0, 1.5, 2.0, 3.0]))
 def test_equal_keys_score_their_log_odds_for_every_alpha_and_number_of_keys(seed, weight, alpha):
     number = 1 + seed % 7
@@ -193,6 +195,7 @@ def test_equal_keys_score_their_log_odds_for_every_alpha_and_number_of_keys(seed
     assert found[0].tolist() == pytest.approx([weight, weight], rel=1e-6)
 
 
+@settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 100), times=st.integers(2, 5), alpha=st.sampled_from([1.0, 2.0, 3.0]))
 def test_normalised_scores_do_not_depend_on_how_often_all_keys_are_there(seed, times, alpha):
     x = lists(seed)
@@ -203,6 +206,7 @@ def test_normalised_scores_do_not_depend_on_how_often_all_keys_are_there(seed, t
     assert torch.allclose(scored(x, alpha=alpha), times * plain)
 
 
+@settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 100), factor=st.floats(0.2, 5), alpha=st.sampled_from([0.5, 1.0, 2.0, 3.0]))
 def test_normalised_scores_are_of_first_order_and_keep_the_order(seed, factor, alpha):
     log_odds_BDN = 1 + torch.rand(2, 5, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

@@ -104,7 +104,7 @@ def test_zero_in_the_limit_or_exactly():
     assert lambda_loss(scores(0), 0 * GRADES + 2, ALL).tolist() == [0.0] * 3
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 999), shift=st.floats(-50, 50), scale=st.floats(0.1, 10))
 def test_zero_exactly_where_student_and_teacher_agree_up_to_a_constant(seed, shift, scale):
     t = scores(seed)
@@ -117,7 +117,7 @@ def test_zero_exactly_where_student_and_teacher_agree_up_to_a_constant(seed, shi
 # Invariance, masks, precision, gradients: the same for all
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 200), shift=st.floats(-50, 50), scale=st.sampled_from([1.0, 1e4]),
     name=st.sampled_from([*LOSSES]),
@@ -205,7 +205,7 @@ def test_a_joined_teacher_gets_a_gradient():
 # Naive loops
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 200))
 def test_agree_with_naive_loops(seed):
     (s_BD, t_BD), labels_BD = every(seed), LABELS
@@ -259,7 +259,7 @@ def test_settings_out_of_range(loss):
 # Targets
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 200), gap=st.floats(0, 3))
 def test_positives_first(seed, gap):
     t, mask = scores(seed), torch.rand(3, 5, generator=torch.Generator().manual_seed(seed)) > 0.2

@@ -58,7 +58,7 @@ def test_margins_of_the_first_row_are_300_400_500_600():
     assert distilled_ranknet(ladder, teacher, labels, ALL[:1, :5]).tolist() == [0.0]
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 200), margin=st.floats(0, 400), increment=st.floats(0, 200), heads=st.sampled_from(HEADS),
        weighted=st.booleans())  # fmt: skip
 def test_agrees_with_a_naive_loop(seed, margin, increment, heads, weighted):
@@ -72,7 +72,7 @@ def test_agrees_with_a_naive_loop(seed, margin, increment, heads, weighted):
         assert found[b].item() == pytest.approx(wanted, rel=1e-9, abs=1e-9)
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 300), increment=st.floats(1, 100), stretch=st.floats(0.5, 2), heads=st.sampled_from(HEADS))
 def test_zero_exactly_where_every_margin_holds(seed, increment, stretch, heads):
     """Scores along the teacher's order at `stretch` times the least distances that suffice."""
@@ -95,7 +95,7 @@ def test_zero_exactly_where_every_margin_holds(seed, increment, stretch, heads):
     assert torch.isfinite(s.grad).all()
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 100), distance=st.integers(1, 4), increment=st.floats(1, 200))
 def test_margins_grow_with_rank_distance(seed, distance, increment):
     """The hinge of the pair of head and last passage, with all scores equal, from lists of two lengths."""
@@ -125,7 +125,7 @@ def test_finite_with_zero_violations(heads):
     assert s.grad.tolist() == [[0.0] * 6] * 3
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 200), shift=st.floats(-50, 50), scale=st.sampled_from([1.0, 1e5]),
     heads=st.sampled_from(HEADS),
@@ -218,7 +218,7 @@ def test_ranknet_is_zero_far_apart_in_the_teachers_order_and_without_pairs():
     assert logistic_ranknet(teacher, 0 * teacher, ALL[:1, :3]).item() == 0.0
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 200), shift=st.floats(-50, 50), scale=st.sampled_from([1.0, 1e5]))
 def test_ranknet_agrees_with_a_naive_loop_in_any_order_and_with_padding(seed, shift, scale):
     s, teacher = scores(seed, scale), scores(seed + 1).round(decimals=-2)
