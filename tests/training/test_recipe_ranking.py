@@ -114,6 +114,15 @@ def test_dgr_two_rounds_and_a_killed_run(tmp_path, taught):
     assert all(np.array_equal(first[name], second[name]) for name in first)
 
 
+def test_scores_on_the_scale_of_roots(tmp_path, recipe):
+    loss = {**LOSS, "scale": "root"}
+    done(gr_train(tmp_path, {**recipe, "rank": {**recipe["rank"], "loss": loss, "likelihood_weight": 0.0}}))
+    losses = [line["loss"] for line in log(tmp_path / "run" / "rank-1") if "loss" in line]
+    # Half of each margin, and at most what the two differences of scores of about 1 add.
+    assert losses
+    assert all(0 < loss < 3 for loss in losses)
+
+
 def test_a_changed_setting_is_refused_for_finished_stages(tmp_path, recipe):
     done(gr_train(tmp_path, recipe, "--stage", "train"))
     done(gr_train(tmp_path, recipe, "--stage", "mine-1"))

@@ -31,7 +31,7 @@ from gr_training.identifier_batches import IdentifierBatches
 from gr_training.key_scores import KeyBatches, key_log_probs
 from gr_training.likelihood import token_log_probs
 from gr_training.loop import LossSum, fit
-from gr_training.losses.identifier_score import passage_scores
+from gr_training.losses.identifier_score import normalise, passage_scores
 from gr_training.mining.candidate_lists import CandidateList, read_lists
 from gr_training.order import Turn
 from gr_training.pairs import PairSampler, PairsConfig
@@ -133,6 +133,8 @@ def rank_loss(model: Seq2SeqModel, batch: Mapping[str, Any], config: RankConfig,
     """
     lists = batch["lists"]
     scores_BD = score_lists(model, batch, config) / reference
+    if config.loss.scale == "root":
+        scores_BD = normalise(scores_BD, 1.0, alpha=config.loss.alpha)
     total = ranking_loss(
         config.loss, scores_BD, lists["mined_BD"], lists["labels_BD"], lists["teacher_BD"], lists["real_BD"],
         lists["draws_B2"],
@@ -232,7 +234,7 @@ def rank(config: RankConfig, inputs: RankInputs, run: Run) -> Path:
     sampler = PairSampler(inputs.sets, tokenizer, grammar, inputs.pairs) if config.likelihood_weight else None
     sources = tokenizer.encode([inputs.sets[number].questions[row].text for number, row in places])
     batches = RankBatches(config, lists, places, sources, sampler, tokenizer, grammar)
-    reference = reference_score(lists) if config.loss.scale == "reference" else 1.0
+    reference = 1.0 if config.loss.scale == "raw" else reference_score(lists)
     run.report.event("lists", questions=len(lists), used=len(batches), reference=round(reference, 2))
     with tempfile.TemporaryDirectory(prefix="gr-validation-") as temporary:
         searching = SearchValidation(

@@ -40,8 +40,8 @@ class LossConfig:
     :param temperature: Divides the scores in losses with a softmax or a logistic function.
     :param teacher_temperature: Divides the standardised scores of teachers there.
     :param scale: `raw`: margins are in units of scores, as published. `reference`: scores are divided by the median
-        score of the best positives when they were mined, so that margins do not depend on `alpha`, on the number of
-        identifiers or on the corpus.
+        score of the best positives when they were mined, so that margins do not depend on the corpus or the number of
+        identifiers. `root`: of that the alpha-th root, so that they do not depend on `alpha` either.
     :param alpha: Exponent of an identifier's weight, as in inference.
     """
 
@@ -56,7 +56,7 @@ class LossConfig:
     samplings: tuple[Literal["top", "random"], ...] = ("top", "random")
     temperature: Positive = 1.0
     teacher_temperature: Positive = 1.0
-    scale: Literal["raw", "reference"] = "raw"
+    scale: Literal["raw", "reference", "root"] = "raw"
     alpha: Positive = 2.0
 
     def __post_init__(self) -> None:
