@@ -3,20 +3,15 @@
 import inspect
 from collections.abc import Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from haystack import Document, default_to_dict
 from haystack.document_stores.types import FilterPolicy, apply_filter_policy
 from haystack.utils import ComponentDevice, Secret
 
+from gr_components.document_stores.local import LocalDocumentStore
 from gr_components.errors import ConfigError, DeviceError
 from gr_components.models.checks import POOLING_MODES, check_backend, check_choice, check_count
-
-if TYPE_CHECKING:
-    from gr_components.document_stores.local import LocalDocumentStore
-
-#: Metadata field in which `DocumentEmbedder` names the model of a document's embedding, for the store to compare.
-EMBEDDING_MODEL = "embedding_model"
 
 
 def settings_to_dict(component: Any) -> dict[str, Any]:
@@ -42,15 +37,13 @@ def check_top_k(top_k: int, *, least: int) -> None:
     check_count("top_k", top_k, least=least)
 
 
-def check_store(store: Any) -> "LocalDocumentStore":
+def check_store(store: Any) -> LocalDocumentStore:
     """
     Check a document store.
 
     :param store: The setting.
     :raises ConfigError: If it is no LocalDocumentStore.
     """
-    from gr_components.document_stores.local import LocalDocumentStore  # which uses this module
-
     if not isinstance(store, LocalDocumentStore):
         msg = f"document_store must be a LocalDocumentStore, got {type(store).__name__}."
         raise ConfigError(msg)

@@ -5,6 +5,9 @@ from haystack import Document
 from gr_components.data.records import Passage
 from gr_components.errors import DataError
 
+#: Metadata field in which `DocumentEmbedder` names the model of a document's embedding, for a store to compare.
+EMBEDDING_MODEL = "embedding_model"
+
 
 def to_document(passage: Passage) -> Document:
     """

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from haystack import Document, default_from_dict, default_to_dict
 from haystack.document_stores.types import DuplicatePolicy
 
+from gr_components.data.haystack import EMBEDDING_MODEL
 from gr_components.document_stores import local_metadata, local_write
 from gr_components.document_stores.local_async import AsyncTwins
 from gr_components.document_stores.local_database import Database
@@ -27,7 +28,6 @@ from gr_components.document_stores.local_search import IndexedDocuments
 from gr_components.document_stores.local_suffix import Suffixes
 from gr_components.document_stores.local_vectors import Vectors, prepare
 from gr_components.indexes import registry
-from gr_components.settings import EMBEDDING_MODEL
 
 
 class LocalDocumentStore(IndexedDocuments, AsyncTwins):

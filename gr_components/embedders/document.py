@@ -7,12 +7,12 @@ import numpy as np
 from haystack import Document, component, default_from_dict, logging
 from haystack.utils import ComponentDevice, Secret
 
+from gr_components.data.haystack import EMBEDDING_MODEL
 from gr_components.errors import DataError
 from gr_components.lifecycle import Lifecycle
 from gr_components.models.resolve import MINILM
 from gr_components.progress import reporter
 from gr_components.settings import (
-    EMBEDDING_MODEL,
     check_model_settings,
     device_name,
     document_text,

@@ -9,6 +9,7 @@ from haystack import Pipeline, component
 
 from gr_components.errors import ConfigError, GRError
 from gr_pipelines.definition import Definition, did_you_mean, read
+from gr_pipelines.interface import Interface
 
 _TRUSTED = ["gr_components"]
 
@@ -56,8 +57,6 @@ def validate(name_or_path: str | Path, **parameters: Any) -> None:
     :param parameters: Values for the definition's parameters; required ones that are missing get a placeholder.
     :raises ConfigError: If something is wrong; all problems are listed, each with the component's name.
     """
-    from gr_pipelines.query import Interface
-
     definition = read(name_or_path)
     placeholders = {name: name for name, value in definition.parameters.items() if value == "<required>"}
     pipeline = build(definition, **{**placeholders, **parameters})

@@ -10,8 +10,8 @@ from haystack.core.errors import DeserializationError
 import gr_pipelines
 from gr_components.errors import ConfigError
 from gr_pipelines.definition import parse, read
+from gr_pipelines.interface import Interface
 from gr_pipelines.loading import build
-from gr_pipelines.query import Interface
 
 JOINER = "haystack.components.joiners.document_joiner.DocumentJoiner"
 JOIN = """
