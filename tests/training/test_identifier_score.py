@@ -17,6 +17,7 @@ from gr_components.decoding.weights import log_odds
 from gr_components.indexes.suffix import SuffixSegment
 from gr_components.indexes.suffix_index import SuffixIndex
 from gr_training.losses.identifier_score import (
+    as_searched,
     covers,
     identifier_weights,
     log1mexp,
@@ -120,6 +121,15 @@ def test_scores_agree_with_a_naive_loop(normalised):
             sums = [math.sqrt(total / mean) for total in sums]
         assert found[b].tolist() == pytest.approx(sums)
     assert found.std() > 0.1, "nothing to compare"
+
+
+def test_pseudo_queries_are_counted_as_the_search_does():
+    log_probs = torch.tensor([[-20.0, -15.5, -8.0, -20.0, -0.5]], requires_grad=True)
+    bias, cap = torch.tensor([[14.0, 14.0, 14.0, 0, 0]]), torch.tensor([[-1.0, -1.0, -1.0, math.inf, math.inf]])
+    found = as_searched(log_probs, bias, cap)
+    assert found[0].tolist() == pytest.approx([-6.0, -1.5, -1.0, -20.0, -0.5])
+    identifier_weights(found, torch.full_like(found, 1e-9)).sum().backward()
+    assert (log_probs.grad[0] != 0).tolist() == [True, True, False, True, True], "at the cap nothing is learnt"
 
 
 @pytest.mark.parametrize("normalised", [False, True])

@@ -17,11 +17,16 @@ from gr_components.decoding.grammar import Grammar, reserved_grammar
 from gr_components.errors import ConfigError, DataError, ModelError, ProvenanceError, TokenizerMismatchError
 from gr_components.models.seq2seq.building import build_seq2seq_from_encoder, cut_vocabulary
 from gr_components.models.seq2seq.copying import CopyConfig
-from gr_components.models.seq2seq.folder import save_seq2seq
+from gr_components.models.seq2seq.folder import load_seq2seq, save_seq2seq
 from gr_training.config import parse
+from gr_training.fitting import FitConfig
+from gr_training.key_scores import KeyBatches, key_log_probs
 from gr_training.mining import generative, parts
 from gr_training.mining.candidate_lists import read_lists
 from gr_training.mining.generative import MineConfig, deal, mine_generative, queries_without
+from gr_training.rank_stage import RankConfig, score_lists
+from gr_training.ranking_lists import ListBatch, ListsConfig
+from gr_training.ranking_loss import LossConfig
 from gr_training.sources import SourceConfig, load_sources, texts_of
 
 CONFIG = MineConfig(search={"beams": 4}, top_k=3, keys=6, folds=3)
@@ -202,6 +207,35 @@ def test_lists_rebuild_the_search_s_scores(mined, questions, loaded):
     fewer = read_lists(mined, questions, tokenizer, grammar, keys=2)
     assert max(each.keys_DN.shape[1] for each in fewer) == 2
     assert fewer[0].keys[int(fewer[0].keys_DN[0, 0])] == lists[0].keys[int(lists[0].keys_DN[0, 0])]
+
+
+def test_training_scores_are_those_of_the_search(model, questions, tmp_path):
+    """What the model itself gives the mined identifiers, pseudo-queries with the search's bias and cap among them."""
+    search = {"beams": 40, "query_view_bias": 30.0, "query_view_cap": -2.0}
+    config = MineConfig(search=search, top_k=6, keys=64, folds=2)
+    path = mine_generative(model, questions, config, tmp_path / "candidates.jsonl.gz", device="cpu")
+    trained = load_seq2seq(str(model), device="cpu")
+    grammar = Grammar.from_dict(trained.info["grammar"])
+    lists = read_lists(path, questions, trained.tokenizer, grammar)
+    sources = trained.tokenizer.encode([questions.questions[each.question].text for each in lists])
+    batch = ListBatch(ListsConfig(length=6, positives=1, keys=64))
+    for each in lists:
+        batch.add(each, np.random.default_rng(0))
+    made = {"lists": batch.tensors(), "keys": KeyBatches(trained.tokenizer, grammar).make(sources, batch.keys)}
+    mined_BD, real_BD = made["lists"]["mined_BD"], made["lists"]["real_BD"]
+    assert made["lists"]["mask_BDN"].sum(-1).max() < 64, "no identifier was left out"
+    log_probs_BK = key_log_probs(trained.model, made["keys"]).detach()
+    is_query_BK = made["lists"]["cap_BK"] == -2
+    capped_BK = is_query_BK & (log_probs_BK + 30 > -2)
+    assert capped_BK.any()
+    assert (is_query_BK & ~capped_BK).any()
+    scores = {}
+    for query_view in ("search", "plain"):
+        loss = LossConfig(kind="ltrgr", query_view=query_view)
+        rank = RankConfig(loss=loss, likelihood_weight=0.0, fit=FitConfig(steps=1))
+        scores[query_view] = score_lists(trained.model, made, rank)
+    assert scores["search"][real_BD].tolist() == pytest.approx(mined_BD[real_BD].tolist(), rel=1e-3)
+    assert not torch.allclose(scores["plain"], mined_BD, rtol=0.05), "the limits change nothing here"
 
 
 def test_answers_as_labels(model, questions, tmp_path):

@@ -31,7 +31,7 @@ from gr_training.identifier_batches import IdentifierBatches
 from gr_training.key_scores import KeyBatches, key_log_probs
 from gr_training.likelihood import token_log_probs
 from gr_training.loop import LossSum, fit
-from gr_training.losses.identifier_score import normalise, passage_scores
+from gr_training.losses.identifier_score import as_searched, normalise, passage_scores
 from gr_training.mining.candidate_lists import CandidateList, read_lists
 from gr_training.order import Turn
 from gr_training.pairs import PairSampler, PairsConfig
@@ -155,6 +155,8 @@ def score_lists(model: Seq2SeqModel, batch: Mapping[str, Any], config: RankConfi
     """
     lists = batch["lists"]
     log_probs_BK = key_log_probs(model, batch["keys"], chunk=config.chunk)
+    if config.loss.query_view == "search":
+        log_probs_BK = as_searched(log_probs_BK, lists["bias_BK"], lists["cap_BK"])
     return passage_scores(
         log_probs_BK, lists["keys_BDN"], lists["prior_BDN"], lists["cover_BDN"], lists["mask_BDN"],
         alpha=config.loss.alpha,

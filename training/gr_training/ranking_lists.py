@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from pydantic import Field
 
+from gr_components.decoding.grammar import QUERY
 from gr_training.config import STRICT_KEYS, checked_dataclass
 from gr_training.fitting import Count
 from gr_training.mining.candidate_lists import CandidateList
@@ -116,8 +117,11 @@ class ListBatch:
         limit = self._config.keys
         used, place_DN = np.unique(each.keys_DN[picks, :limit], return_inverse=True)
         self.keys.append([each.keys[int(key)] for key in used])
+        is_query_K = np.array([view == QUERY for view, _ in self.keys[-1]], dtype=bool)
         self._rows.append(
             {
+                "bias_K": np.where(is_query_K, each.query_bias, 0.0),
+                "cap_K": np.where(is_query_K, each.query_cap, np.inf),
                 "keys_DN": place_DN.reshape(len(picks), -1),
                 "prior_DN": each.prior_DN[picks, :limit],
                 "cover_DN": each.cover_DN[picks, :limit],
@@ -133,11 +137,14 @@ class ListBatch:
         """
         Return the padded batch.
 
-        :returns: `keys_BDN`, `prior_BDN`, `cover_BDN`, `mask_BDN`, `mined_BD`, `labels_BD`, `teacher_BD`, `real_BD`,
-            and `draws_B2`, two random numbers for each question.
+        :returns: `bias_BK`, `cap_BK`, `keys_BDN`, `prior_BDN`, `cover_BDN`, `mask_BDN`, `mined_BD`, `labels_BD`,
+            `teacher_BD`, `real_BD`, and `draws_B2`, two random numbers for each question.
         """
         length, width = self._config.length, max((row["keys_DN"].shape[1] for row in self._rows), default=0)
+        distinct = max(map(len, self.keys), default=0)
         batch = {
+            "bias_BK": np.zeros((len(self._rows), distinct), dtype=np.float32),
+            "cap_BK": np.full((len(self._rows), distinct), np.inf, dtype=np.float32),
             "keys_BDN": np.zeros((len(self._rows), length, width), dtype=np.int64),
             "prior_BDN": np.full((len(self._rows), length, width), 0.5, dtype=np.float32),
             "cover_BDN": np.zeros((len(self._rows), length, width), dtype=np.float32),

@@ -43,6 +43,8 @@ class LossConfig:
         score of the best positives when they were mined, so that margins do not depend on the corpus or the number of
         identifiers. `root`: of that the alpha-th root, so that they do not depend on `alpha` either.
     :param alpha: Exponent of an identifier's weight, as in inference.
+    :param query_view: Log-probabilities of pseudo-queries: as the mining `search` counts them, with its
+        `query_view_bias` and `query_view_cap` (an identifier at the cap then learns nothing), or `plain`, as published.
     """
 
     kind: Literal[
@@ -58,6 +60,7 @@ class LossConfig:
     teacher_temperature: Positive = 1.0
     scale: Literal["raw", "reference", "root"] = "raw"
     alpha: Positive = 2.0
+    query_view: Literal["search", "plain"] = "search"
 
     def __post_init__(self) -> None:
         if self.kind in TAUGHT and not self.teachers:

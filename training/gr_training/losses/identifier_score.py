@@ -73,6 +73,19 @@ def identifier_weights(log_probs: Tensor, prior: Tensor, *, alpha: float = 2.0, 
     return _power(torch.where(finite, odds, 0.0), alpha)
 
 
+def as_searched(log_probs_BK: Tensor, bias_BK: Tensor, cap_BK: Tensor) -> Tensor:
+    """
+    Log-probabilities as the search counts them: min(log P(n|q) + bias, cap); bias and cap are for pseudo-queries.
+
+    The gradient is that of the minimum: none where the cap holds, since there the key's weight no longer changes.
+
+    :param log_probs_BK: Log-probabilities of each question's distinct keys (nats).
+    :param bias_BK: Added to them (nats); 0 for other views.
+    :param cap_BK: Upper limits (nats), <= 0; infinite for other views.
+    """
+    return torch.minimum(log_probs_BK + bias_BK, cap_BK)
+
+
 def passage_scores(
     log_probs_BK: Tensor, keys_BDN: Tensor, prior_BDN: Tensor, cover_BDN: Tensor, mask_BDN: Tensor, *,
     alpha: float = 2.0, clamp: float = 1e-4, normalised: bool = False,

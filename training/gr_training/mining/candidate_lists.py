@@ -46,6 +46,8 @@ class CandidateList:
     :param keys_DN: Identifiers of each document, largest contribution first; 0 where there are no more.
     :param cover_DN: Their covers in the document; 0 where there are no more.
     :param lengths_D: How many each document has.
+    :param query_bias: What the mining search added to the log-probabilities of pseudo-queries (nats).
+    :param query_cap: What it limited them to then.
     """
 
     question: int
@@ -59,6 +61,8 @@ class CandidateList:
     keys_DN: npt.NDArray[np.int32]
     cover_DN: Float32
     lengths_D: Int64
+    query_bias: float
+    query_cap: float
 
     @property
     def mask_DN(self) -> npt.NDArray[np.bool_]:
@@ -92,8 +96,11 @@ def read_lists(
     :raises TokenizerMismatchError: If it was mined with another tokenizer or grammar.
     :raises DataError: If a line or a list cannot be trained on; names the line.
     """
-    check_mined(path, check_inputs(path), questions, tokenizer, grammar, model)
-    reader = _Reader(path, questions, {view.name for view in grammar.views}, tuple(teachers), keys)
+    sidecar = check_inputs(path)
+    check_mined(path, sidecar, questions, tokenizer, grammar, model)
+    search = _mined(sidecar)["search"]
+    limits = search["query_view_bias"], search["query_view_cap"]
+    reader = _Reader(path, questions, {view.name for view in grammar.views}, tuple(teachers), keys, limits)
     lists = [reader.read(query, rows) for query, rows in lists_of(path)]
     if not lists:
         msg = f"'{path}' has no candidates. Mine again, with more questions."
@@ -134,7 +141,7 @@ def check_mined(
     :raises ProvenanceError: If they were made from another corpus, other questions or by another model.
     :raises TokenizerMismatchError: If they were mined with another tokenizer or grammar.
     """
-    mined = sidecar["made_by"].get("mined", sidecar["made_by"])
+    mined = _mined(sidecar)
     if mined.get("stage") != "mine":
         msg = f"'{path}' has no identifiers: it was made by {mined.get('stage')!r}. Mine with a generative retriever."
         raise ProvenanceError(msg)
@@ -178,9 +185,11 @@ class _Reader:
     """Turns the lines of a question into arrays."""
 
     def __init__(
-        self, path: Path, questions: QuestionSet, views: set[str], teachers: tuple[str, ...], keys: int | None
-    ) -> None:
+        self, path: Path, questions: QuestionSet, views: set[str], teachers: tuple[str, ...], keys: int | None,
+        limits: tuple[float, float],
+    ) -> None:  # fmt: skip
         self._path, self._views, self._teachers, self._keys = path, views, teachers, keys
+        self._limits = limits
         self._question_rows = {question.id: row for row, question in enumerate(questions.questions)}
         self._passage_rows = {passage.id: row for row, passage in enumerate(questions.passages)}
 
@@ -219,6 +228,8 @@ class _Reader:
             keys_DN=keys_DN,
             cover_DN=cover_DN,
             lengths_D=np.array([len(c.keys[: self._keys]) for c in candidates], dtype=np.int64),
+            query_bias=self._limits[0],
+            query_cap=self._limits[1],
         )
 
     def _check(self, line: int, candidate: Candidate, seen: set[str]) -> None:
@@ -260,6 +271,13 @@ class _Reader:
     def _refuse(self, line: int, problem: str) -> None:
         msg = f"{self._path}, line {line}: {problem}"
         raise DataError(msg)
+
+
+def _mined(sidecar: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What mined the candidates, whatever was added to them since."""
+    made_by: Mapping[str, Any] = sidecar["made_by"]
+    mined: Mapping[str, Any] = made_by.get("mined", made_by)
+    return mined
 
 
 def _is_number(value: Any) -> bool:
