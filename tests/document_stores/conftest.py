@@ -1,4 +1,3 @@
-import importlib.util
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -6,16 +5,9 @@ from pathlib import Path
 import pytest
 
 
-def _load_zygote():
-    spec = importlib.util.spec_from_file_location("store_zygote", Path(__file__).parent / "zygote.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="session")
-def zygote_module():
-    return _load_zygote()
+def zygote_module(load_script):
+    return load_script(Path(__file__).with_name("zygote.py"))
 
 
 @pytest.fixture(scope="session")

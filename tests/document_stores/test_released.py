@@ -1,6 +1,5 @@
 """Stores of every released format can be used, after `gr migrate` where the format is older."""
 
-import importlib.util
 import sqlite3
 import tarfile
 from dataclasses import replace
@@ -23,11 +22,8 @@ ARCHIVES = sorted((HERE / "released").glob("format-*.tar.gz"))
 
 
 @pytest.fixture(scope="module")
-def released():
-    spec = importlib.util.spec_from_file_location("released_stores", HERE / "released.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def released(load_script):
+    return load_script(HERE / "released.py")
 
 
 def unpack(archive: Path, folder: Path) -> Path:

@@ -1,6 +1,5 @@
-"""The toy run as a module, and a tiny collection with a tiny encoder for whole recipes."""
+"""The scripts of training tests as modules, and a tiny collection with a tiny encoder for whole recipes."""
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
@@ -13,19 +12,18 @@ from transformers import BertConfig, BertModel
 
 from gr_components.tokenization import TextTokenizer
 
-TOY = Path(__file__).with_name("toy_run.py")
 PLACES = ["Paris", "Rome", "Oslo", "Cairo", "Lima", "Tokyo", "Delhi", "Quito", "Bern", "Riga", "Doha", "Baku"]
 KINDS = ["river", "museum", "market", "bridge"]
 
 
 @pytest.fixture(scope="session")
-def toy() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("toy_run", TOY)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def toy(load_script) -> ModuleType:
+    return load_script(Path(__file__).with_name("toy_run.py"))
+
+
+@pytest.fixture(scope="session")
+def tiny(load_script) -> ModuleType:
+    return load_script(Path(__file__).with_name("tiny_lists.py"))
 
 
 def _lines(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -1,7 +1,6 @@
 """Log-probabilities of many keys, one by one and all at once, and gradient caching."""
 
 import copy
-import importlib.util
 import json
 import os
 import re
@@ -9,7 +8,6 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -22,14 +20,6 @@ from gr_training.key_scores import KeyBatches, key_log_probs
 
 SCRIPT = Path(__file__).with_name("tiny_lists.py")
 KINDS = ["bert", "bart"]
-
-
-@pytest.fixture(scope="module")
-def tiny() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("tiny_lists", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -194,12 +184,19 @@ def test_no_gradient_is_asked_for(tiny):
 
 
 @pytest.mark.slow
-def test_memory_grows_with_the_chunk_and_not_with_the_keys(tiny):
+def test_memory_grows_with_the_chunk_and_not_with_the_keys(tiny, load_script):
     """About 15 s."""
-    few, many = tiny.key_memory(200, 32), tiny.key_memory(400, 32)
+    allocated = load_script(Path(__file__).parents[1] / "benchmarks" / "rank_step.py").allocated
+
+    def key_memory(keys: int, chunk: int) -> float:
+        model, (_, _, batch) = tiny.model_of("bart", width=64, vocabulary=8000), tiny.key_batch("bart", [0, 1], keys)
+        key_log_probs(model, tiny.key_batch("bart", [0, 1], 8)[2]).sum().backward()  # allocates the gradients
+        return allocated(lambda: key_log_probs(model, batch, chunk=chunk).sum().backward())
+
+    few, many = key_memory(200, 32), key_memory(400, 32)
     assert many < 1.15 * few
-    assert tiny.key_memory(200, 128) > 1.3 * few
-    assert tiny.key_memory(400, 0) > 1.8 * tiny.key_memory(200, 0) > 5 * many
+    assert key_memory(200, 128) > 1.3 * few
+    assert key_memory(400, 0) > 1.8 * key_memory(200, 0) > 5 * many
 
 
 def run_together(count: int, arguments: list[str]) -> None:

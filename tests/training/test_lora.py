@@ -1,9 +1,6 @@
 """Low-rank adaptation of small encoder-decoders: what trains, and that merging changes nothing."""
 
 import copy
-import importlib.util
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -15,14 +12,6 @@ from gr_training.key_scores import key_log_probs
 from gr_training.lora import add_lora, merge_lora
 
 KINDS = ["bert", "bart"]
-
-
-@pytest.fixture(scope="module")
-def tiny() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("tiny_lists", Path(__file__).with_name("tiny_lists.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def trained(model, batch, steps=3, chunk=0):

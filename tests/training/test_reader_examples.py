@@ -12,7 +12,7 @@ from gr_components.models.seq2seq.building import cut_vocabulary
 from gr_components.readers.layout import ReaderLayout, reserved_layout
 from gr_components.tokenization import TextTokenizer
 from gr_training.order import Turn
-from gr_training.reader_examples import BatchConfig, ReaderExamples, answer_starts
+from gr_training.reader_examples import BatchConfig, ReaderExamples
 from gr_training.sources import QuestionSet
 
 WORDS = [f"{a}{b}" for a in ("red", "blue", "green", "old", "new") for b in ("house", "river", "mountain", "road")]
@@ -156,12 +156,3 @@ def test_answers_that_do_not_occur_are_kept_only_for_models_that_write(
     assert {len(e.answers) for e in copying.examples} == {1}
     assert {len(e.answers) for e in writing.examples} == {2}
     assert copying.num_questions == [150]
-
-
-def test_answer_starts() -> None:
-    ids = np.array([[7, 1, 2, 1, 2], [1, 2, 2, 1, 1]])
-    context = np.array([[True, True, True, True, False], [False, True, True, True, True]])
-    found = answer_starts(ids, context, [1, 2])
-    assert np.argwhere(found).tolist() == [[0, 1]]
-    assert np.argwhere(answer_starts(ids, context, [1])).tolist() == [[0, 1], [0, 3], [1, 3], [1, 4]]
-    assert not answer_starts(ids, context, [1, 2, 1, 2, 2]).any()

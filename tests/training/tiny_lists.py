@@ -4,17 +4,13 @@ Tiny generative retrievers with questions and keys, for tests of key scoring and
 As a script, `tiny_lists.py FOLDER chunk=8` fits a ranking loss with the real loop; two processes may do it together.
 """
 
-import json
 import sys
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from torch.profiler import ProfilerActivity, profile
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
@@ -130,24 +126,6 @@ def train(folder: Path, *, chunk: int = 0) -> Seq2SeqModel:
                        checkpoint_every=4, log_every=1)  # fmt: skip
     fit(model, make_batch, lambda m, batch: rank_loss(m, batch, chunk), config, folder=folder, device="cpu")
     return model
-
-
-def allocated(work: Callable[[], object]) -> float:
-    """Largest size in MiB of all tensors that some work holds at a time, those from before excluded."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        work()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "trace.json"
-        profiler.export_chrome_trace(str(path))
-        events = json.loads(path.read_text())["traceEvents"]
-    return float(max(event["args"]["Total Allocated"] for event in events if event.get("name") == "[memory]") / 2**20)
-
-
-def key_memory(keys: int, chunk: int) -> float:
-    """MiB that one forward and backward pass over this many keys holds."""
-    model, (_, _, batch) = model_of("bart", width=64, vocabulary=8000).train(), key_batch("bart", [0, 1], keys)
-    key_log_probs(model, key_batch("bart", [0, 1], 8)[2]).sum().backward()  # allocates the gradients
-    return allocated(lambda: key_log_probs(model, batch, chunk=chunk).sum().backward())
 
 
 if __name__ == "__main__":

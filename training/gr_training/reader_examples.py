@@ -4,8 +4,6 @@ Training examples of a reader: which passages it sees, cut where, and which answ
 Batches are functions of (seed, step) alone. A *group* is a fixed number of consecutive batches over consecutive places
 of the endless sequence of examples (`order.py`); within it the examples are sorted by length, so that a batch needs
 little padding, and some of the batches have hard negatives.
-
-Shapes: B questions, N passages of each, L tokens of a passage, S = N * L source positions, T decoder tokens.
 """
 
 from collections.abc import Sequence
@@ -13,16 +11,16 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from pydantic import Field
 
-from gr_components.readers.layout import ReaderLayout, pad_inputs
+from gr_components.readers.layout import ReaderLayout
 from gr_components.readers.surface import find_tokens
-from gr_components.tokenization import TextTokenizer, pad
+from gr_components.tokenization import TextTokenizer
 from gr_training.config import STRICT_KEYS, checked_dataclass
 from gr_training.fitting import Count, Fraction, Natural
 from gr_training.order import Turn
+from gr_training.reader_batches import reader_batch
 from gr_training.sources import QuestionSet, weighted_rows
 
 _GROUP = 20
@@ -104,8 +102,7 @@ class ReaderExamples:
         Build this process's part of a batch.
 
         :param turn: Which one.
-        :returns: `ids_BNL`, `mask_BNL`, `context_BNL`, `inputs_BT`, `targets_BT`, `real_BT` and `starts_BS`, which is
-            true where an answer starts.
+        :returns: What `reader_batch` returns.
         """
         index = turn.step * turn.num_rounds + turn.round
         positions = self._positions(turn, index)[turn.rank :: turn.num_processes]
@@ -119,7 +116,7 @@ class ReaderExamples:
             passages = self._draw(example, number_of - 1, generator)
             rows.append([self._input(example, p, answer, window, generator) for p in passages])
             answers.append(answer)
-        return self._tensors(rows, answers)
+        return reader_batch(self.layout, rows, answers, self._pad_id)
 
     def _examples_of(
         self, number: int, each: QuestionSet, found: Sequence[Sequence[int]], tokenizer: TextTokenizer, must_occur: bool
@@ -210,42 +207,6 @@ class ReaderExamples:
             where = find_tokens(answer, read) if passage == example.positive else None
             context = _cut(read, window, where, len(answer), generator)
         return self.layout.assemble(example.question, title, context)
-
-    def _tensors(
-        self, rows: list[list[tuple[list[int], int, int]]], answers: list[list[int]]
-    ) -> dict[str, torch.Tensor]:
-        start, stop = list(self.layout.answer_start), self.layout.stop
-        inputs = pad_inputs(rows, self._pad_id)
-        fed_BT, real_BT = pad([[*start, *answer] for answer in answers], self._pad_id)
-        targets_BT, _ = pad([[*start[1:], *answer, stop] for answer in answers], self._pad_id)
-        real_BT[:, : len(start) - 1] = False
-        starts_BNL = np.zeros_like(inputs.context_BNL)
-        for b, answer in enumerate(answers):
-            starts_BNL[b] = answer_starts(inputs.ids_BNL[b], inputs.context_BNL[b], answer)
-        arrays = {
-            "ids_BNL": inputs.ids_BNL, "mask_BNL": inputs.mask_BNL, "context_BNL": inputs.context_BNL,
-            "inputs_BT": fed_BT, "targets_BT": targets_BT, "real_BT": real_BT,
-            "starts_BS": starts_BNL.reshape(len(rows), -1),
-        }  # fmt: skip
-        return {name: torch.from_numpy(array) for name, array in arrays.items()}
-
-
-def answer_starts(
-    ids_NL: npt.NDArray[np.int64], context_NL: npt.NDArray[np.bool_], answer: Sequence[int]
-) -> npt.NDArray[np.bool_]:
-    """
-    Return where an answer stands in contexts: True at its first token.
-
-    :param ids_NL: Source tokens.
-    :param context_NL: True on context tokens.
-    :param answer: Token ids, at least one.
-    """
-    found_NL = np.ones_like(context_NL)
-    for offset, token in enumerate(answer):
-        here_NL = np.zeros_like(context_NL)
-        here_NL[:, : ids_NL.shape[1] - offset] = ((ids_NL == token) & context_NL)[:, offset:]
-        found_NL &= here_NL
-    return found_NL
 
 
 def _cut(tokens: list[int], window: int, where: int | None, length: int, generator: np.random.Generator) -> list[int]:

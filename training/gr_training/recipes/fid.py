@@ -31,6 +31,7 @@ from gr_training.config import STRICT_KEYS, checked_dataclass, to_plain
 from gr_training.fitting import Count, FitConfig
 from gr_training.loop import LossSum, fit
 from gr_training.mining.lists import lexical_search
+from gr_training.reader_batches import reader_loss
 from gr_training.reader_examples import BatchConfig, ReaderExamples
 from gr_training.run import Run, identity, publish
 from gr_training.sources import (
@@ -165,14 +166,7 @@ def _search(each: QuestionSet, depth: int, report: Reporter) -> list[list[int]]:
 
 
 def _loss(model: Seq2SeqModel, batch: dict[str, torch.Tensor], start_weight: float) -> LossSum:
-    memory = model.encode_fused(batch["ids_BNL"], batch["mask_BNL"], batch["context_BNL"])
-    log_probs_BT, log_start_BS = model.teacher_forced(memory, batch["inputs_BT"], batch["targets_BT"], batch["real_BT"])
-    total = -log_probs_BT.sum()
-    if log_start_BS is not None and start_weight:
-        starts_BS = batch["starts_BS"]
-        mass_B = torch.logsumexp(log_start_BS.masked_fill(~starts_BS, -1e4), dim=-1)
-        total = total - start_weight * mass_B.masked_fill(~starts_BS.any(-1), 0.0).sum()
-    return LossSum(total, len(log_probs_BT))
+    return LossSum(reader_loss(model, batch, start_weight), len(batch["real_BT"]))
 
 
 def _validate(

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
+from accelerate.utils import send_to_device
 from pydantic import Field
 
 from gr_components.data import Passage, read_corpus, read_questions, searchable_text
@@ -22,18 +23,17 @@ from gr_components.errors import ConfigError
 from gr_components.models.seq2seq.folder import save_seq2seq
 from gr_components.models.seq2seq.model import Seq2SeqModel
 from gr_components.progress import Reporter
-from gr_components.readers.layout import ReaderLayout, pad_inputs, reserved_layout
-from gr_components.tokenization import TextTokenizer, pad
+from gr_components.readers.layout import ReaderLayout, reserved_layout
+from gr_components.tokenization import TextTokenizer
 from gr_training.card import DataUse, Provenance, describe
 from gr_training.config import STRICT_KEYS, checked_dataclass, to_plain
 from gr_training.fitting import Count, FitConfig, Fraction
 from gr_training.held_out import without_leaks
 from gr_training.identifier_batches import GrammarConfig, IdentifierBatches, grammar_for, identifier_loss
 from gr_training.loop import LossSum, fit
-from gr_training.losses.sequence import sequence_nll
 from gr_training.order import Turn
 from gr_training.pairs import PairSampler, PairsConfig
-from gr_training.reader_examples import answer_starts
+from gr_training.reader_batches import reader_batch, reader_loss
 from gr_training.run import Run, identity, publish
 from gr_training.sources import HeldOutConfig, QuestionSet, held_out_texts, local_file
 from gr_training.starts import StartConfig, start_seq2seq
@@ -173,20 +173,7 @@ class _Tasks:
         drawn = [self._draw(turn.generator(p)) for p in turn.positions(self._config.sources_per_step)]
         rows = [[self.layout.assemble(question, title, context)] for question, title, context, _ in drawn]
         answers = [answer for *_, answer in drawn]
-        inputs = pad_inputs(rows, self._tokenizer.pad_id)
-        start, stop = list(self.layout.answer_start), self.layout.stop
-        inputs_BT, real_BT = pad([[*start, *answer] for answer in answers], self._tokenizer.pad_id)
-        targets_BT, _ = pad([[*start[1:], *answer, stop] for answer in answers], self._tokenizer.pad_id)
-        real_BT[:, : len(start) - 1] = False
-        starts_BNL = np.stack(
-            [answer_starts(inputs.ids_BNL[b], inputs.context_BNL[b], answer) for b, answer in enumerate(answers)]
-        )
-        arrays = {
-            "ids_BNL": inputs.ids_BNL, "mask_BNL": inputs.mask_BNL, "context_BNL": inputs.context_BNL,
-            "inputs_BT": inputs_BT, "targets_BT": targets_BT, "real_BT": real_BT,
-            "starts_BS": starts_BNL.reshape(len(answers), -1),
-        }  # fmt: skip
-        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+        return reader_batch(self.layout, rows, answers, self._tokenizer.pad_id)
 
     def _draw(self, generator: np.random.Generator) -> tuple[list[int], list[int], list[int], list[int]]:
         """Question, title, context and answer as token ids."""
@@ -205,16 +192,7 @@ class _Tasks:
 def _loss(model: Seq2SeqModel, batch: dict[str, Any], start_weight: float) -> LossSum:
     if "groups" in batch:
         return identifier_loss(model, batch["groups"])
-    memory = model.encode_fused(batch["ids_BNL"], batch["mask_BNL"], batch["context_BNL"])
-    log_probs_BT, starts_log_BS = model.teacher_forced(
-        memory, batch["inputs_BT"], batch["targets_BT"], batch["real_BT"]
-    )
-    total = sequence_nll(log_probs_BT, batch["real_BT"]).sum()
-    if starts_log_BS is not None and start_weight:
-        starts_BS = batch["starts_BS"]
-        mass_B = torch.logsumexp(starts_log_BS.masked_fill(~starts_BS, -1e4), dim=-1)
-        total = total - start_weight * mass_B.masked_fill(~starts_BS.any(-1), 0.0).sum()
-    return LossSum(total, batch["real_BT"].sum())
+    return LossSum(reader_loss(model, batch, start_weight), batch["real_BT"].sum())
 
 
 def _validate(model: Seq2SeqModel, tasks: _Tasks, config: Config) -> dict[str, float]:
@@ -223,18 +201,12 @@ def _validate(model: Seq2SeqModel, tasks: _Tasks, config: Config) -> dict[str, f
     for name, make in (("spans", tasks.spans), ("cloze", tasks.cloze)):
         total, count = 0.0, 0.0
         for step in range(config.validation_rounds):
-            batch = _moved(make(Turn(config.fit.seed, step)), model.device)
+            batch = send_to_device(make(Turn(config.fit.seed, step)), model.device)
             with torch.autocast(model.device.type, torch.bfloat16):
                 part = _loss(model, batch, 0.0)
             total, count = total + float(part.total), count + float(part.weight)
         metrics[f"{name} log-likelihood"] = -total / max(count, 1.0)
     return {"log-likelihood": sum(metrics.values()) / len(metrics), **metrics}
-
-
-def _moved(batch: Any, device: torch.device) -> Any:
-    from accelerate.utils import send_to_device
-
-    return send_to_device(batch, device)
 
 
 def _layout(config: Config, tokenizer: TextTokenizer, info: dict[str, Any]) -> ReaderLayout:
