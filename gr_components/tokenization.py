@@ -137,6 +137,20 @@ class TextTokenizer:
         index = self._tokenizer.token_to_id(token)
         return None if index is None else int(index)
 
+    def require(self, token: str, purpose: str) -> int:
+        """
+        Return the id of a token string.
+
+        :param token: The token as the vocabulary writes it.
+        :param purpose: What needs it, for the message.
+        :raises ConfigError: If the vocabulary lacks it.
+        """
+        index = self.id(token)
+        if index is None:
+            msg = f"{purpose} needs the token {token}, which this tokenizer does not have."
+            raise ConfigError(msg)
+        return index
+
     def encode(self, texts: Sequence[str], *, special: bool = False) -> list[list[int]]:
         """
         Token ids of texts.

@@ -147,8 +147,8 @@ def reserved_grammar(
     :param query_tokens: Longest pseudo-query, stop included.
     :raises ConfigError: If a token is missing.
     """
-    starts = [_required(tokenizer, f"[unused{i}]") for i in (1, 2, 3)]
-    stop = _required(tokenizer, "[SEP]")
+    starts = [tokenizer.require(f"[unused{i}]", "The reserved grammar") for i in (1, 2, 3)]
+    stop = tokenizer.require("[SEP]", "The reserved grammar")
     never = [i for i in range(tokenizer.vocabulary_size) if tokenizer.token(i).startswith("[unused")]
     never += [i for role, i in tokenizer.special.items() if role not in ("sep", "eos")]
     views = (
@@ -247,14 +247,6 @@ def _entries(
         if view.name == QUERY:
             entries[view.field] = [[*view.index_prefix, *query] for query in queries if query]
     return entries
-
-
-def _required(tokenizer: TextTokenizer, token: str) -> int:
-    index = tokenizer.id(token)
-    if index is None:
-        msg = f"The reserved grammar needs the token {token}, which this tokenizer does not have."
-        raise ConfigError(msg)
-    return index
 
 
 def _single(tokenizer: TextTokenizer, text: str) -> int:

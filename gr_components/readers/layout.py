@@ -180,7 +180,8 @@ def reserved_layout(
     :param max_answer_tokens: Longest answer, its end included.
     :raises ConfigError: If a token is missing.
     """
-    cls, sep, start, context = (_required(tokenizer, t) for t in ("[CLS]", "[SEP]", ANSWER_TOKEN, CONTEXT_TOKEN))
+    needed = ("[CLS]", "[SEP]", ANSWER_TOKEN, CONTEXT_TOKEN)
+    cls, sep, start, context = (tokenizer.require(token, "The reserved layout") for token in needed)
     tokens = [tokenizer.token(i) for i in range(tokenizer.vocabulary_size)]
     never = {i for i, token in enumerate(tokens) if token.startswith("[unused")}
     never |= {i for role, i in tokenizer.special.items() if role not in ("sep", "eos", "unk")}
@@ -224,11 +225,3 @@ def text_layout(
         answer_start=tuple(answer_start), stop=stop, never=(tokenizer.pad_id,), max_passage_tokens=max_passage_tokens,
         max_question_tokens=max_question_tokens, max_title_tokens=max_title_tokens, max_answer_tokens=max_answer_tokens,
     )  # fmt: skip
-
-
-def _required(tokenizer: TextTokenizer, token: str) -> int:
-    index = tokenizer.id(token)
-    if index is None:
-        msg = f"The reserved layout needs the token {token}, which this tokenizer does not have."
-        raise ConfigError(msg)
-    return index
