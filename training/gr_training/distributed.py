@@ -3,12 +3,18 @@
 import contextlib
 import os
 from collections.abc import Iterator
+from datetime import timedelta
+from functools import lru_cache
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from gr_components.errors import ConfigError
+
+# Processes that wait for mining, teaching or validation, which the first one does alone, may wait so long. Collectives
+# of the training group itself keep their timeouts (NCCL's 10 minutes), so that a process that hangs is noticed.
+_PATIENCE = timedelta(days=14)
 
 
 def num_processes() -> int:
@@ -24,11 +30,18 @@ def rank() -> int:
 @contextlib.contextmanager
 def main_first() -> Iterator[None]:
     """Let the first process run a block, such as one that writes files, before the others enter it."""
-    if num_processes() > 1 and rank() > 0:
-        dist.barrier()
+    group = _waiting_group(dist.group.WORLD) if num_processes() > 1 else None
+    if rank() > 0:
+        dist.barrier(group)
     yield
-    if num_processes() > 1 and rank() == 0:
-        dist.barrier()
+    if group is not None and rank() == 0:
+        dist.barrier(group)
+
+
+def wait_for_main() -> None:
+    """Wait, for as long as it takes, until every process is here: the first one comes from work of its own."""
+    if num_processes() > 1:
+        dist.barrier(_waiting_group(dist.group.WORLD))
 
 
 def start(device: str | None) -> None:
@@ -71,3 +84,15 @@ def check_divisible(batch_size: int, name: str) -> None:
     if batch_size % num_processes():
         msg = f"{name} must be a multiple of the {num_processes()} processes, got {batch_size}."
         raise ConfigError(msg)
+
+
+@lru_cache(maxsize=1)
+def _waiting_group(world: dist.ProcessGroup) -> dist.ProcessGroup:
+    """
+    Return a group of all processes whose barriers are patient; on CPUs, since those of NCCL occupy the device.
+
+    :param world: The group of all processes, in which all make this one together.
+    """
+    group = dist.new_group(dist.get_process_group_ranks(world), timeout=_PATIENCE, backend="gloo")
+    assert isinstance(group, dist.ProcessGroup)  # this process is one of them
+    return group

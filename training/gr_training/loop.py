@@ -38,6 +38,7 @@ from gr_training.checkpoint import (
     weights_of,
     write_checkpoint,
 )
+from gr_training.distributed import wait_for_main
 from gr_training.fitting import FitConfig
 from gr_training.optimisation import MovingAverage, make_optimiser, rate_factor, set_rate
 from gr_training.order import Turn
@@ -239,6 +240,7 @@ class _Run:
                         self._drop_old_best()
                 else:
                     progress.worse += 1
+        wait_for_main()
         for name, value in self._agree(asdict(progress)).items():
             setattr(progress, name, value)
 
