@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gr_components.decoding.beam_search import Blocked, beam_search
+from gr_components.decoding.calibration import Calibration
 from gr_components.decoding.config import SearchConfig
 from gr_components.decoding.extra_keys import best_tokens, rescored, unigram_keys, word_keys, words_view
 from gr_components.decoding.grammar import QUERY, Grammar, View
@@ -19,7 +20,7 @@ from gr_components.decoding.results import GenerativeResult, Hit, Identifier, Ma
 from gr_components.decoding.scoring import Scored, Unigrams, score_documents
 from gr_components.decoding.sources import Sources, warn_of_long
 from gr_components.decoding.weights import Float64, frequencies, least_useful_log_probability, log_odds
-from gr_components.errors import TokenizerMismatchError
+from gr_components.errors import ModelError, TokenizerMismatchError
 from gr_components.indexes.candidates import Float32
 from gr_components.indexes.suffix_index import DocumentSet, SuffixIndex
 from gr_components.models.batching import run_batches
@@ -45,6 +46,7 @@ class GenerativeEngine:
     :param grammar: What it writes.
     :param config: Settings of searches that do not bring their own.
     :param batch_size: Queries decoded together; halved when memory runs out.
+    :param calibration: What makes its scores probabilities; None if that is not known.
     """
 
     def __init__(
@@ -55,10 +57,12 @@ class GenerativeEngine:
         config: SearchConfig | None = None,
         *,
         batch_size: int = 16,
+        calibration: Calibration | None = None,
     ) -> None:
         self.decoder, self.tokenizer, self.grammar = decoder, tokenizer, grammar
         self.config = SearchConfig() if config is None else config
         self.batch_size = batch_size
+        self.calibration = calibration
         self._fingerprint = tokenizer.fingerprint
         self._body = next((view for view in grammar.views if view.stop is None), None)
         self._all_views = [*grammar.views, *([] if self._body is None else [words_view(self._body)])]
@@ -72,6 +76,7 @@ class GenerativeEngine:
         top_k: int,
         allowed: DocumentSet | None = None,
         config: SearchConfig | None = None,
+        scale_score: bool = False,
     ) -> list[GenerativeResult]:
         """
         Find documents for queries.
@@ -81,18 +86,21 @@ class GenerativeEngine:
         :param top_k: Most documents for each query.
         :param allowed: Documents to search in (`index.document_set`); None for all live ones.
         :param config: Settings; None for the engine's own.
+        :param scale_score: Whether the hits' scores become probabilities; contributions of identifiers stay as they are.
         :returns: One result for each query.
         :raises TokenizerMismatchError: If the index was made with another tokenizer or grammar.
         :raises ConfigError: If the model has no view of a name in `config.views`.
         :raises NumericsError: If the model returns NaN.
-        :raises ModelError: If memory does not suffice for one query.
+        :raises ModelError: If memory does not suffice for one query, or scores are to be scaled without a calibration.
         """
         self.check(index)
+        calibration = self.needed_calibration() if scale_score else None
         results = [GenerativeResult([], join((), [], len(index.segments)))] * len(queries)
         if top_k < 1:
             return results
         for place, found in self._answers(queries, index, allowed, config):
-            results[place] = GenerativeResult(self._hits(found.scored, found.keys, index, top_k), found.keys)
+            hits = self._hits(found.scored, found.keys, index, top_k, calibration)
+            results[place] = GenerativeResult(hits, found.keys)
         return results
 
     def match(
@@ -126,6 +134,20 @@ class GenerativeEngine:
             numbers_D = index.numbers_D[found.scored.documents_D]
             results[place] = Matches(numbers_D, found.keys, priors_K, found.scored, found.weights_K**config.alpha)
         return results
+
+    def needed_calibration(self) -> Calibration:
+        """
+        Return the calibration.
+
+        :raises ModelError: If there is none.
+        """
+        if self.calibration is None:
+            msg = (
+                "The generative model has no calibration in its gr_model.json, so its scores cannot be mapped to 0..1. "
+                "Train it with a recipe of this version, or set scale_score to false (in pipelines: calibrated=false)."
+            )
+            raise ModelError(msg)
+        return self.calibration
 
     def text(self, keys: Keys, k: int) -> str:
         """
@@ -259,11 +281,14 @@ class GenerativeEngine:
         )
         return Unigrams(field, weights_V)
 
-    def _hits(self, scored: Scored, keys: Keys, index: SuffixIndex, top_k: int) -> list[Hit]:
+    def _hits(
+        self, scored: Scored, keys: Keys, index: SuffixIndex, top_k: int, calibration: Calibration | None
+    ) -> list[Hit]:
         texts: dict[int, str] = {}
         hits = []
         numbers_D = index.numbers_D[scored.documents_D[:top_k]]
-        for place, (number, score) in enumerate(zip(numbers_D, scored.scores_D[:top_k], strict=True)):
+        scores_D = scored.scores_D if calibration is None else calibration.probabilities(scored.scores_D)
+        for place, (number, score) in enumerate(zip(numbers_D, scores_D[:top_k], strict=True)):
             identifiers = []
             for k, contribution in scored.contributions(place):
                 if k not in texts:

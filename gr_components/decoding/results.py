@@ -40,7 +40,8 @@ class Hit:
     A document that was found.
 
     :param number: The store's document number.
-    :param score: Sum of its identifiers' contributions (and of single tokens, where these are switched on).
+    :param score: Sum of its identifiers' contributions (and of single tokens, where these are switched on); or, with a
+        calibration, the probability that it is the relevant document.
     :param identifiers: Largest contribution first.
     """
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 from haystack import Document, component, default_from_dict
 from haystack.core.component.types import Variadic
@@ -15,6 +15,7 @@ from gr_components.settings import check_top_k, settings_to_dict
 
 JoinMode = Literal["distribution_based_rank_fusion", "reciprocal_rank_fusion"]
 Combination = Literal["max", "sum", "mean"]
+Value = TypeVar("Value")
 
 _DEVIATIONS = 3.0  # a list's scores are rescaled so that mean - 3 deviations is 0 and mean + 3 deviations is 1
 _MIDDLE = 0.5
@@ -63,6 +64,7 @@ class ScoreFusionJoiner(Lifecycle[Fusion]):
         join_mode: JoinMode = "distribution_based_rank_fusion",
         combine: Combination = "max",
         weights: list[float] | None = None,
+        calibrated: list[bool] | None = None,
         top_k: int | None = None,
     ) -> None:
         """
@@ -74,16 +76,23 @@ class ScoreFusionJoiner(Lifecycle[Fusion]):
             ranks are always added up.
         :param weights: One weight per list, in the order of the connections, at least 0 and not all 0; None for equal
             weights. Only their ratios matter. Not with `combine="max"` of rescaled scores.
+        :param calibrated: For each list, in the same order, whether its scores are probabilities and taken as they are
+            instead of rescaled, such as those of a `GenerativeRetriever` with `scale_score`; None for no list. Without
+            effect on reciprocal ranks.
         :param top_k: Most documents to return; None for all.
         :raises ConfigError: If a setting is unknown or out of range.
         """
         self.join_mode = join_mode
         self.combine = combine
         self.weights = weights
+        self.calibrated = calibrated
         self.top_k = top_k
         check_choice("join_mode", join_mode, get_args(JoinMode))
         check_choice("combine", combine, get_args(Combination))
         _check_weights(weights, needless=join_mode == "distribution_based_rank_fusion" and combine == "max")
+        if calibrated is not None and not all(isinstance(each, bool) for each in calibrated):
+            msg = f"calibrated must be a list of true and false, got {calibrated!r}."
+            raise ConfigError(msg)
         if top_k is not None:
             check_top_k(top_k, least=1)
         self._start_lifecycle()
@@ -109,8 +118,8 @@ class ScoreFusionJoiner(Lifecycle[Fusion]):
         :param documents: Lists of documents, each best first.
         :param top_k: Most documents to return, 0 for none; None for the configured number.
         :returns: `documents`, each id once, best first; equal scores keep the order of the lists.
-        :raises ConfigError: If `top_k` is negative, or there are not as many lists as weights.
-        :raises NumericsError: If a score is NaN or infinite.
+        :raises ConfigError: If `top_k` is negative, or there are not as many lists as `weights` or `calibrated` has.
+        :raises NumericsError: If a score is NaN or infinite, or one of a calibrated list is no probability.
         """
         top_k = self.top_k if top_k is None else top_k
         if top_k is not None:
@@ -137,7 +146,11 @@ class ScoreFusionJoiner(Lifecycle[Fusion]):
     def _by_score(self, lists: Sequence[Sequence[Document]]) -> list[Document]:
         combine = {"max": _largest, "sum": _sum, "mean": _mean}[self.combine]
         weights = self._weights(len(lists))
-        scores = [_rescaled(found) for found in lists]
+        as_they_are = self._per_list("calibrated", self.calibrated, len(lists)) or [False] * len(lists)
+        scores = [
+            _probabilities(found) if known else _rescaled(found)
+            for found, known in zip(lists, as_they_are, strict=True)
+        ]
         return [_merged(copies, combine(copies)) for copies in _copies(lists, scores, weights)]
 
     def _by_rank(self, lists: Sequence[Sequence[Document]]) -> list[Document]:
@@ -147,12 +160,18 @@ class ScoreFusionJoiner(Lifecycle[Fusion]):
 
     def _weights(self, number: int) -> list[float]:
         """Return a weight for each of `number` lists; they add up to 1."""
-        if self.weights is None:
+        weights = self._per_list("weights", self.weights, number)
+        if weights is None:
             return [1.0 / number] * number if number else []
-        if len(self.weights) != number and number:
-            msg = f"weights has {len(self.weights)} entries for {number} lists of documents; give one for each list."
+        return [weight / sum(weights) for weight in weights]
+
+    @staticmethod
+    def _per_list(name: str, values: list[Value] | None, number: int) -> list[Value] | None:
+        """Check that a setting has one value for each of `number` lists."""
+        if values is not None and len(values) != number and number:
+            msg = f"{name} has {len(values)} entries for {number} lists of documents; give one for each list."
             raise ConfigError(msg)
-        return [weight / sum(self.weights) for weight in self.weights]
+        return values if number else None
 
 
 def _check_weights(weights: list[float] | None, *, needless: bool) -> None:
@@ -199,6 +218,17 @@ def _rescaled(documents: Sequence[Document]) -> list[float]:
     if deviation == 0.0:  # scores so close that their squared differences vanish
         return [_MIDDLE] * len(scores)
     return [(score - lowest) / (2 * _DEVIATIONS * deviation) for score in scores]
+
+
+def _probabilities(documents: Sequence[Document]) -> list[float]:
+    for document in documents:
+        if document.score is None or not 0.0 <= document.score <= 1.0:
+            msg = (
+                f"Document '{document.id}' has the score {document.score} in a list that is said to be calibrated. Set "
+                "scale_score on the component that gives the list, or calibrated to false for it."
+            )
+            raise NumericsError(msg)
+    return [float(document.score) for document in documents if document.score is not None]
 
 
 def _copies(

@@ -76,6 +76,7 @@ class GenerativeRetriever(Lifecycle["GenerativeEngine"]):
         beta: float | None = None,
         views: list[str] | None = None,
         search_settings: dict[str, Any] | None = None,
+        scale_score: bool = False,
         batch_size: int = 16,
         backend: Literal["torch"] = "torch",
         device: ComponentDevice | None = None,
@@ -101,6 +102,9 @@ class GenerativeRetriever(Lifecycle["GenerativeEngine"]):
         :param beta: How much an identifier loses whose tokens are used already, 0..1; None for the preset's.
         :param views: Names of the views to write, such as `["body", "title"]`; None for the preset's.
         :param search_settings: Further settings by their names in `gr_components.decoding.config.SearchConfig`.
+        :param scale_score: Whether scores are mapped to 0..1: the probability that a document is the relevant one, by
+            the calibration that is stored with the model. It was fitted for the settings that the model was validated
+            with; the order of the documents stays the same.
         :param batch_size: Queries decoded together by `retrieve`; halved when memory runs out.
         :param backend: `torch`.
         :param device: Where the model runs; None for the best device there is.
@@ -128,6 +132,7 @@ class GenerativeRetriever(Lifecycle["GenerativeEngine"]):
         self.beta = beta
         self.views = views
         self.search_settings = search_settings
+        self.scale_score = scale_score
         self.batch_size = batch_size
         self.backend = backend
         self.device = device
@@ -157,7 +162,11 @@ class GenerativeRetriever(Lifecycle["GenerativeEngine"]):
 
     @component.output_types(documents=list[Document])
     def run(
-        self, query: str, filters: dict[str, Any] | None = None, top_k: int | None = None
+        self,
+        query: str,
+        filters: dict[str, Any] | None = None,
+        top_k: int | None = None,
+        scale_score: bool | None = None,
     ) -> dict[str, list[Document]]:
         """
         Find documents. None means as configured.
@@ -166,19 +175,25 @@ class GenerativeRetriever(Lifecycle["GenerativeEngine"]):
             out and a warning logged.
         :param filters: Haystack filters.
         :param top_k: Most documents to return; 0 returns none.
+        :param scale_score: Whether scores are mapped to 0..1.
         :returns: `documents` with scores and `meta["identifiers"]`, best first.
         :raises ConfigError: If `top_k` is negative.
         :raises FilterError: If the filters are malformed.
         :raises IndexMissingError: If the store has documents but no such index.
         :raises TokenizerMismatchError: If the index was built with another tokenizer or grammar.
         :raises NumericsError: If the model gives NaN.
-        :raises ModelError: If memory does not suffice for one query.
+        :raises ModelError: If memory does not suffice for one query, or scores are to be mapped and the model has no
+            calibration.
         """
-        return {"documents": self.retrieve([query], filters=filters, top_k=top_k)[0]}
+        return {"documents": self.retrieve([query], filters=filters, top_k=top_k, scale_score=scale_score)[0]}
 
     @component.output_types(documents=list[Document])
     async def run_async(
-        self, query: str, filters: dict[str, Any] | None = None, top_k: int | None = None
+        self,
+        query: str,
+        filters: dict[str, Any] | None = None,
+        top_k: int | None = None,
+        scale_score: bool | None = None,
     ) -> dict[str, list[Document]]:
         """
         Find documents without blocking the event loop; otherwise as `run`.
@@ -186,12 +201,18 @@ class GenerativeRetriever(Lifecycle["GenerativeEngine"]):
         :param query: Any text.
         :param filters: Haystack filters.
         :param top_k: Most documents to return.
+        :param scale_score: Whether scores are mapped to 0..1.
         :returns: `documents`, best first.
         """
-        return await self._in_thread(self.run, query, filters, top_k)
+        return await self._in_thread(self.run, query, filters, top_k, scale_score)
 
     def retrieve(
-        self, queries: Sequence[str], *, filters: dict[str, Any] | None = None, top_k: int | None = None
+        self,
+        queries: Sequence[str],
+        *,
+        filters: dict[str, Any] | None = None,
+        top_k: int | None = None,
+        scale_score: bool | None = None,
     ) -> list[list[Document]]:
         """
         Find documents for several queries, decoded together. Parameters and errors are those of `run`.
@@ -199,9 +220,11 @@ class GenerativeRetriever(Lifecycle["GenerativeEngine"]):
         :param queries: Texts.
         :param filters: Haystack filters.
         :param top_k: Most documents to return for each query.
+        :param scale_score: Whether scores are mapped to 0..1.
         :returns: For each query what `run` gives for it.
         """
         top_k = self.top_k if top_k is None else top_k
+        scale_score = self.scale_score if scale_score is None else scale_score
         check_top_k(top_k, least=0)
         numbers = self.document_store.allowed_numbers(effective_filters(self.filter_policy, self.filters, filters))
         with self._serial:
@@ -210,7 +233,7 @@ class GenerativeRetriever(Lifecycle["GenerativeEngine"]):
             self._report_lag(snapshot)
             engine.check(snapshot.index, snapshot.config.get("grammar"))
             allowed = snapshot.index.document_set(numbers)
-            results = engine.search(queries, snapshot.index, top_k=top_k, allowed=allowed)
+            results = engine.search(queries, snapshot.index, top_k=top_k, allowed=allowed, scale_score=scale_score)
         return [self._documents(result.hits, snapshot.lag) for result in results]
 
     def _documents(self, hits: "Sequence[Hit]", lag: int) -> list[Document]:
@@ -238,6 +261,7 @@ class GenerativeRetriever(Lifecycle["GenerativeEngine"]):
     def _load(self) -> "GenerativeEngine":
         need("torch", "torch")
         need("numba", "generative")
+        from gr_components.decoding.calibration import Calibration
         from gr_components.decoding.engine import GenerativeEngine
         from gr_components.decoding.grammar import Grammar, marker_grammar
         from gr_components.models.seq2seq.folder import load_seq2seq
@@ -253,7 +277,14 @@ class GenerativeRetriever(Lifecycle["GenerativeEngine"]):
         )
         described = loaded.info.get("grammar")
         grammar = marker_grammar(loaded.tokenizer) if described is None else Grammar.from_dict(described)
-        return GenerativeEngine(loaded.decoder, loaded.tokenizer, grammar, self._config, batch_size=self.batch_size)
+        stored = loaded.info.get("calibration")
+        engine = GenerativeEngine(
+            loaded.decoder, loaded.tokenizer, grammar, self._config, batch_size=self.batch_size,
+            calibration=None if stored is None else Calibration.from_dict(stored, self.model),
+        )  # fmt: skip
+        if self.scale_score:
+            engine.needed_calibration()  # rather now than at the first query
+        return engine
 
     def _release(self, engine: "GenerativeEngine") -> None:
         self.document_store.close()

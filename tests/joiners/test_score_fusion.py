@@ -56,7 +56,7 @@ class TestContract(ComponentContract):
 
     @pytest.fixture
     def other_init_arguments(self):
-        return {"combine": "sum", "weights": [1.0, 0.5, 2.0], "top_k": 3}
+        return {"combine": "sum", "weights": [1.0, 0.5, 2.0], "calibrated": [False, False, True], "top_k": 3}
 
 
 @pytest.mark.parametrize("mode", _MODES)
@@ -121,6 +121,30 @@ def test_combinations_by_hand():
     assert scores(combine="sum", weights=[3.0, 1.0]) == {"a": 0.75 * high, "b": 0.75 * low + 0.25 * high, "c": low / 4}
     assert scores(combine="mean", weights=[3, 1]) == {"a": high, "b": 0.75 * low + 0.25 * high, "c": low}
     assert scores(combine="mean", weights=[1, 0]) == {"a": high, "b": low, "c": 0.0}
+
+
+def test_calibrated_lists_are_taken_as_they_are():
+    words, keys = _list(a=3.0, b=1.0), _list(b=0.9, c=0.04)
+    joiner = ScoreFusionJoiner(combine="sum", weights=[2.0, 1.0], calibrated=[False, True])
+    expected = {"a": 2 / 3 * 2 / 3, "b": 2 / 3 * 1 / 3 + 0.9 / 3, "c": 0.04 / 3}
+    assert _scores(joiner, words, keys) == pytest.approx(expected)
+    assert _scores(joiner, words, _list(b=0.9)) == pytest.approx({"a": 4 / 9, "b": 2 / 9 + 0.9 / 3})
+    by_rank = ScoreFusionJoiner(join_mode="reciprocal_rank_fusion", calibrated=[False, True])
+    assert _scores(by_rank, words, keys) == _scores(ScoreFusionJoiner(join_mode="reciprocal_rank_fusion"), words, keys)
+
+
+@pytest.mark.parametrize("score", [1.5, -0.1, None])
+def test_a_calibrated_list_without_probabilities_is_refused(score):
+    joiner = ScoreFusionJoiner(calibrated=[False, True])
+    with pytest.raises(NumericsError, match=r"'x' has the score .* in a list that is said to be calibrated"):
+        joiner.run(documents=[_list(a=3.0, b=1.0), [Document(id="x", content="x", score=score)]])
+
+
+def test_calibrated_must_fit_the_lists():
+    with pytest.raises(ConfigError, match="calibrated has 1 entries for 2 lists"):
+        ScoreFusionJoiner(calibrated=[True]).run(documents=[_list(a=0.3), _list(a=0.1)])
+    with pytest.raises(ConfigError, match="calibrated must be a list of true and false, got"):
+        ScoreFusionJoiner(calibrated=["yes"])
 
 
 def test_a_document_twice_in_a_list_counts_once():

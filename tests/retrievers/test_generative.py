@@ -1,20 +1,31 @@
 """`GenerativeRetriever` over a real store, with a small real model of random weights."""
 
 import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 from haystack import Document
 from haystack.document_stores.types import FilterPolicy
 
+from gr_components.decoding.calibration import Calibration
 from gr_components.decoding.grammar import layout_documents, reserved_grammar
 from gr_components.document_stores.local import LocalDocumentStore
-from gr_components.errors import ConfigError, IndexMissingError, ModelNotFoundError, TokenizerMismatchError
+from gr_components.errors import (
+    ConfigError,
+    IndexMissingError,
+    ModelError,
+    ModelNotFoundError,
+    TokenizerMismatchError,
+)
+from gr_components.models.description import read_description, write_description
 from gr_components.retrievers.generative import GenerativeRetriever
 from gr_components.testing import ComponentContract
 
+CALIBRATION = Calibration(slope=0.5, absent=1.0)
 TEXTS = [
     ("Vienna", "Vienna is the capital of Austria.", "en", ["What is the capital of Austria?"]),
     ("Graz", "Graz is the second city of Austria.", "en", []),
@@ -51,7 +62,8 @@ def model(tmp_path_factory: pytest.TempPathFactory, minilm: Path) -> str:
     built = build_seq2seq_from_encoder(minilm, keep, decoder_layers=1, copy=CopyConfig())
     folder = tmp_path_factory.mktemp("model") / "generator"
     grammar = reserved_grammar(tokenizer, body_tokens=5)
-    save_seq2seq(built, tokenizer, {"task": "generative-retrieval", "grammar": grammar.to_dict()}, folder)
+    info = {"task": "generative-retrieval", "grammar": grammar.to_dict(), "calibration": CALIBRATION.to_dict()}
+    save_seq2seq(built, tokenizer, info, folder)
     return str(folder)
 
 
@@ -117,12 +129,48 @@ class TestContract(ComponentContract):
             "index": "other", "filter_policy": FilterPolicy.MERGE, "preset": "minder", "beams": 2, "alpha": 1.5,
             "filters": {"field": "meta.a", "operator": "==", "value": 1}, "views": ["body"], "beta": 0.0,
             "search_settings": {"smoothing": 1.0}, "dtype": "bfloat16", "local_files_only": True, "batch_size": 1,
+            "scale_score": True,
         }  # fmt: skip
 
 
 @pytest.fixture
 def retriever(store: LocalDocumentStore, model: str) -> GenerativeRetriever:
     return GenerativeRetriever(store, model)
+
+
+def changed(model: str, folder: Path, calibration: dict[str, Any] | None) -> str:
+    """A copy of a model with another calibration."""
+    shutil.copytree(model, folder)
+    info = {name: value for name, value in (read_description(folder) or {}).items() if name != "calibration"}
+    write_description(folder, info if calibration is None else {**info, "calibration": calibration})
+    return str(folder)
+
+
+def test_scaled_scores_are_probabilities(retriever: GenerativeRetriever, store: LocalDocumentStore) -> None:
+    query = "What is the capital of Austria?"
+    scaling = GenerativeRetriever(store, retriever.model, scale_score=True)
+    raw, scaled = (each.run(query, top_k=3)["documents"] for each in (retriever, scaling))
+    assert [d.id for d in scaled] == [d.id for d in raw]
+    everything = retriever.run(query, top_k=100)["documents"]
+    expected = CALIBRATION.probabilities(np.array([d.score for d in everything]))
+    assert [d.score for d in scaled] == pytest.approx(expected[:3].tolist())
+    assert [d.meta["identifiers"] for d in scaled] == [d.meta["identifiers"] for d in raw]
+    assert [d.score for d in scaling.run(query, top_k=3, scale_score=False)["documents"]] == [d.score for d in raw]
+    assert [d.score for d in retriever.run(query, top_k=3, scale_score=True)["documents"]] == [d.score for d in scaled]
+
+
+def test_a_model_without_calibration_says_so(store: LocalDocumentStore, model: str, tmp_path: Path) -> None:
+    plain = changed(model, tmp_path / "plain", None)
+    with pytest.raises(ModelError, match="no calibration"):
+        GenerativeRetriever(store, plain, scale_score=True).warm_up()
+    with pytest.raises(ModelError, match="set scale_score to false"):
+        GenerativeRetriever(store, plain).run("Austria", scale_score=True)
+
+
+def test_a_damaged_calibration_is_named(store: LocalDocumentStore, model: str, tmp_path: Path) -> None:
+    damaged = changed(model, tmp_path / "damaged", {"slope": -1})
+    with pytest.raises(ModelError, match=r"The calibration of '.*damaged' is damaged"):
+        GenerativeRetriever(store, damaged).warm_up()
 
 
 def test_hits_carry_their_identifiers(retriever: GenerativeRetriever) -> None:

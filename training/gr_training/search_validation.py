@@ -9,16 +9,19 @@ from typing import Any, Literal
 import torch
 
 from gr_components.data import Passage
+from gr_components.decoding.calibration import Calibration
 from gr_components.decoding.config import SearchConfig
 from gr_components.decoding.engine import GenerativeEngine
 from gr_components.decoding.grammar import Grammar, layout_documents
-from gr_components.errors import ConfigError
+from gr_components.errors import ConfigError, DataError
 from gr_components.evaluation import evaluate_run
 from gr_components.indexes.suffix import SuffixSegment
 from gr_components.indexes.suffix_index import SuffixIndex
 from gr_components.models.seq2seq.model import Seq2SeqModel
 from gr_components.models.seq2seq.torch_decoder import TorchDecoder
+from gr_components.progress import Reporter
 from gr_components.tokenization import TextTokenizer
+from gr_training.list_calibration import fit_calibration, log_loss
 from gr_training.sources import QuestionSet
 
 _MEASURES = ("nDCG@10", "Success@1", "R@10")
@@ -53,16 +56,42 @@ class SearchValidation:
 
         :param model: In evaluation mode.
         """
+        return evaluate_run(self._search(model, 10), self._questions.qrels, _MEASURES).means
+
+    def calibrate(self, model: Seq2SeqModel, report: Reporter) -> dict[str, Any] | None:
+        """
+        Search with the model and fit what makes its scores probabilities.
+
+        :param model: In evaluation mode.
+        :param report: Told what came out.
+        :returns: The entry `calibration` of `gr_model.json`, with the log-loss over the validation questions; None if
+            these do not suffice, which is reported and no reason to lose a trained model.
+        """
+        run = self._search(model, Calibration.depth)
+        relevant = {
+            name: frozenset(passage for passage, grade in judged.items() if grade > 0)
+            for name, judged in self._questions.qrels.items()
+        }
+        try:
+            fitted = fit_calibration(run, relevant, alpha=self._config.alpha)
+        except DataError as error:
+            report.event("WARNING: not calibrated", reason=str(error))
+            return None
+        loss = round(log_loss(fitted, run, relevant), 4)
+        report.event("calibrated", slope=round(fitted.slope, 3), absent=round(fitted.absent, 2), log_loss=loss)
+        return {**fitted.to_dict(), "log_loss": loss, "questions": len(run)}
+
+    def _search(self, model: Seq2SeqModel, top_k: int) -> dict[str, list[tuple[str, float]]]:
         if self._precision == "bfloat16":
             model = copy.deepcopy(model).to(torch.bfloat16)
         engine = GenerativeEngine(TorchDecoder(model), self._tokenizer, self._grammar, self._config)
         texts = [question.text for question in self._questions.questions]
-        results = engine.search(texts, self._index, top_k=10)
-        run = {
+        with torch.no_grad():
+            results = engine.search(texts, self._index, top_k=top_k)
+        return {
             question.id: [(self._questions.passages[hit.number].id, hit.score) for hit in result.hits]
             for question, result in zip(self._questions.questions, results, strict=True)
         }
-        return evaluate_run(run, self._questions.qrels, _MEASURES).means
 
     @cached_property
     def _index(self) -> SuffixIndex:
