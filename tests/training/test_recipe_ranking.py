@@ -1,6 +1,7 @@
 """`ltrgr` and `dgr` from the recipe to a model that serves, on a tiny collection with a tiny encoder."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from gr_components.data import read_corpus
 from gr_components.errors import ConfigError, ProvenanceError
 from gr_components.models.description import read_description
 from gr_components.models.seq2seq.folder import load_seq2seq
@@ -18,6 +20,7 @@ from gr_training.config import parse
 from gr_training.ranking_lists import ListsConfig, draw, violating
 from gr_training.ranking_loss import LossConfig
 from gr_training.recipes.dgr import Config as DGRConfig
+from gr_training.recipes.ltrgr import Config as LTRGRConfig
 
 FIT = {"steps": 4, "learning_rate": 1e-3, "precision": "float32", "validate_every": 2, "checkpoint_every": 1,
        "log_every": 1}  # fmt: skip
@@ -103,11 +106,12 @@ def test_dgr_two_rounds_and_a_killed_run(tmp_path, taught):
         (tmp_path / name).mkdir()
     done(gr_train(tmp_path / "whole", taught))
     marks = sorted(path.parent.name for path in (tmp_path / "whole" / "run").glob("*/stage.json"))
-    assert marks == ["mine-1", "mine-2", "rank-1", "rank-2", "teach-1", "teach-2", "train"]
+    assert marks == ["calibrate", "mine-1", "mine-2", "rank-1", "rank-2", "teach-1", "teach-2", "train"]
     # As killed in the last stage: its result and mark are not there, its checkpoint of step 2 is.
     done(gr_train(tmp_path / "killed", taught))
     stage = tmp_path / "killed" / "run" / "rank-2"
     (stage / "stage.json").unlink()
+    shutil.rmtree(stage.parent / "calibrate")
     done(gr_train(tmp_path / "killed", taught, "--resume"))
     best = [next((tmp_path / name / "run" / "rank-2").glob("best-*.safetensors")) for name in ("whole", "killed")]
     first, second = map(load_weights, best)
@@ -207,3 +211,39 @@ def test_only_lists_that_violate_the_margin():
     assert violating(lists, None) == [0, 1, 2]  # type: ignore[arg-type]
     assert violating(lists, 1.5) == [0, 1]  # type: ignore[arg-type]
     assert violating(lists, 0.0) == [1]  # type: ignore[arg-type]
+
+
+def test_questions_and_pairs_as_stages_of_their_own(tmp_path, recipe, sources):
+    start = recipe["likelihood"]["start"]
+    generator = {"start": start, "passages_per_step": 4, "passage_tokens": 64, "fit": {**FIT, "validate_every": 4}}
+    asked = {"generator": generator, "sampling": {"per_document": 2}, "training_questions": True}
+    done(gr_train(tmp_path, {**recipe, "pseudo_queries": asked, "pairs_file": {"per_question": 2}}))
+    run = tmp_path / "run"
+    marks = sorted(path.parent.name for path in run.glob("*/stage.json"))
+    assert marks == ["calibrate", "mine-1", "pairs", "pseudo-queries", "question-generator", "rank-1", "train"]
+    name = sources["data"][0]["name"]
+    before = list(read_corpus(Path(sources["data"][0]["corpus"])))
+    after = list(read_corpus(run / "pseudo-queries" / name / "corpus.jsonl.gz"))
+    assert [passage.id for passage in after] == [passage.id for passage in before]
+    assert sum(len(passage.queries) for passage in after) > sum(len(passage.queries) for passage in before)
+    # What came later read that corpus, and the pairs of the file.
+    sidecar = json.loads((run / "mine-1" / f"{name}.candidates.jsonl.gz.meta.json").read_text())
+    assert any("pseudo-queries" in path for path in sidecar["inputs"])
+    assert (
+        "pairs.jsonl.gz" in json.loads((run / "train" / "model" / "gr_model.json").read_text())["recipe"]["pairs_from"]
+    )
+
+
+def test_a_calibrated_model_serves_probabilities(tmp_path, recipe):
+    done(gr_train(tmp_path, recipe))
+    fitted = json.loads((tmp_path / "run" / "calibrate" / "calibration.json").read_text())
+    info = read_description(tmp_path / "run" / "model")
+    assert info is not None
+    assert info["calibration"] == fitted
+    assert fitted["slope"] > 0
+    assert "calibration" not in (read_description(tmp_path / "run" / "rank-1" / "model") or {})
+
+
+def test_pairs_need_a_likelihood_stage(recipe):
+    with pytest.raises(ConfigError, match="pairs_file is for the stage train"):
+        parse(LTRGRConfig, {**recipe, "likelihood": None, "model": "m", "pairs_file": {}}, "recipe.yaml")

@@ -57,6 +57,16 @@ class PairFile:
     weights: list[float]
     num_short: int
 
+    def rows(self, seed: int) -> list[int]:
+        """
+        Return the pairs of one pass, repeated as their weights say.
+
+        :param seed: Decides which pairs the fractional part of a weight takes once more.
+        """
+        weights_N = np.asarray(self.weights)
+        extra_N = np.random.default_rng(seed).random(len(weights_N)) < weights_N % 1.0
+        return np.repeat(np.arange(len(weights_N)), weights_N.astype(np.int64) + extra_N).tolist()
+
 
 def write_pairs(
     path: Path, sets: Sequence[QuestionSet], tokenizer: TextTokenizer, grammar: Grammar, pairs: PairsConfig,

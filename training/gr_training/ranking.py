@@ -1,33 +1,47 @@
 """
 Learning to rank for generative retrieval: the stages that `ltrgr` and `dgr` share.
 
+    pseudo-queries   questions about passages that nobody asked about, if the recipe wants them
+    pairs      the training pairs as a file, if the recipe wants one; otherwise they are drawn during training
     train      a likelihood model (as `minder`), unless the recipe starts from a trained one
     mine-1     search for the training questions with it; keep what each passage was found by
     teach-1    let teachers score what was found, if the loss has any
     rank-1     train the model so that the identifiers of better passages become more probable
     mine-2 …   again with the model of the round before, as often as the recipe says
+    calibrate  fit, on the validation questions, what makes the last model's scores probabilities
 
 The score of a passage is that of inference: the weighted identifiers that found it. Only their probabilities change, so
 the index and the cost of a search stay what they were.
 """
 
+import json
 import shutil
+import tempfile
 from dataclasses import field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from gr_components.data.files import writing
 from gr_components.decoding.config import SearchConfig
+from gr_components.decoding.grammar import Grammar
+from gr_components.models.description import read_description, write_description
 from gr_components.models.resolve import resolve_model
+from gr_components.models.seq2seq.folder import LoadedSeq2Seq, load_seq2seq
 from gr_training import estimate
 from gr_training.config import STRICT_KEYS, checked_dataclass, to_plain
+from gr_training.distributed import main_first
+from gr_training.distributed import rank as rank_of_process
 from gr_training.fitting import Count, FitConfig, Fraction
 from gr_training.identifier_batches import GrammarConfig
 from gr_training.mining.generative import MineConfig, mine_generative
 from gr_training.mining.teachers import TeacherConfig, teach
+from gr_training.pair_files import PairFileConfig, write_pairs
 from gr_training.pairs import PairsConfig
+from gr_training.pseudo_query_stages import PseudoQueriesConfig, PseudoQueryStages, replace_corpora
 from gr_training.rank_stage import RankConfig, RankInputs, rank
 from gr_training.recipes import minder
 from gr_training.run import Run, publish
+from gr_training.search_validation import SearchValidation, training_questions
 from gr_training.sources import (
     HeldOutConfig,
     QuestionSet,
@@ -39,7 +53,8 @@ from gr_training.sources import (
 from gr_training.stages import Stage, run_stages
 from gr_training.starts import StartConfig
 
-_CANDIDATES = "candidates.jsonl.gz"
+PAIRS, CALIBRATE = "pairs", "calibrate"
+_CANDIDATES, _PAIRS, _CALIBRATION = "candidates.jsonl.gz", "pairs.jsonl.gz", "calibration.json"
 _DECODING_STEPS = 40  # of all views together, as long as their longest identifiers
 
 
@@ -69,7 +84,9 @@ class RankingConfig:
 
     :param model: A trained generative retriever to start from; or null and `likelihood`.
     :param likelihood: How to train one first; or null and `model`.
+    :param pseudo_queries: Where pseudo-queries come from; null for what the corpora have.
     :param pairs: Which identifiers the likelihood losses draw.
+    :param pairs_file: How many pairs are written to a file that `train` reads; null draws them during training.
     :param mined: Names of the training sets whose questions are mined; all if empty.
     :param mine: How.
     :param teach: Teachers, by name.
@@ -81,7 +98,9 @@ class RankingConfig:
 
     model: str | None = None
     likelihood: LikelihoodConfig | None = None
+    pseudo_queries: PseudoQueriesConfig | None = None
     pairs: PairsConfig = field(default_factory=PairsConfig)
+    pairs_file: PairFileConfig | None = None
     data: tuple[SourceConfig, ...]
     held_out: tuple[HeldOutConfig, ...] = ()
     validation: ValidationConfig
@@ -96,6 +115,9 @@ class RankingConfig:
     def __post_init__(self) -> None:
         if (self.model is None) == (self.likelihood is None):
             msg = "give either model (a trained generative retriever) or likelihood (how to train one)."
+            raise ValueError(msg)
+        if self.pairs_file is not None and self.likelihood is None:
+            msg = "pairs_file is for the stage train, which a recipe with likelihood has."
             raise ValueError(msg)
         taught, wanted = {teacher.name for teacher in self.teach}, set(self.rank.loss.teachers)
         if not wanted <= taught:
@@ -124,9 +146,12 @@ def train(config: RankingConfig, run: Run, only: str | None = None) -> Path:
     if only is not None:
         return run.out / only
     last = run.out / f"rank-{config.rounds}" / "model"
+    calibration = json.loads((run.out / CALIBRATE / _CALIBRATION).read_text(encoding="utf-8"))
 
     def write(folder: Path) -> None:
         shutil.copytree(last, folder)
+        if calibration is not None:
+            write_description(folder, {**(read_description(folder) or {}), "calibration": calibration})
 
     publish(run.model, write)
     return run.model
@@ -146,33 +171,43 @@ class _Chain:
 
     def __init__(self, config: RankingConfig) -> None:
         self._config, self._minutes = config, _Minutes(config)
+        self._first: tuple[str, ...] = ()  # what all later stages read besides the stage before
+        self._pseudo = None
+        if config.pseudo_queries is not None:
+            self._pseudo = PseudoQueryStages(config.pseudo_queries, config.data, config.held_out, config.validation)
         self._loaded: tuple[list[QuestionSet], QuestionSet] | None = None
 
     def stages(self) -> list[Stage]:
         config = self._config
         plain = to_plain(config)
         data = {name: plain[name] for name in ("data", "held_out", "validation")}
-        made: list[Stage] = []
+        made: list[Stage] = [] if self._pseudo is None else self._pseudo.stages()
+        self._first = (made[-1].name,) if made else ()
         if config.likelihood is not None:
             own = {**data, "likelihood": plain["likelihood"], "pairs": plain["pairs"], "search": plain["search"]}
-            made.append(
-                Stage("train", self._train, own, (), f"{config.likelihood.fit.steps:,} steps", self._minutes.train)
-            )
+            after = self._first
+            if config.pairs_file is not None:
+                written = {**own, "pairs_file": plain["pairs_file"]}
+                size = f"{config.pairs_file.per_question} for each question"
+                made.append(Stage(PAIRS, self._write_pairs, written, after, size))
+                after = (*after, PAIRS)
+            size = f"{config.likelihood.fit.steps:,} steps"
+            made.append(Stage("train", self._train, own, after, size, self._minutes.train))
         for number in range(1, config.rounds + 1):
-            before = f"rank-{number - 1}" if number > 1 else "train" if made else ""
+            before = f"rank-{number - 1}" if number > 1 else "train" if config.likelihood is not None else ""
             made += self._round(number, before, plain, data)
-        return made
+        own = {"validation": plain["validation"], "search": plain["search"]}
+        return [*made, Stage(CALIBRATE, self._calibrate, own, (made[-1].name,), "the validation questions")]
 
     def _round(self, number: int, before: str, plain: dict[str, Any], data: dict[str, Any]) -> list[Stage]:
         config = self._config
         mined = {**data, "mine": plain["mine"], "mined": plain["mined"], "search": plain["search"]}
         model = {} if before else {"model": plain["model"]}
+        after = (*self._first, *((before,) if before else ()))
+        size = f"{config.mine.questions or 'all'} questions of each set"
         made = [
-            Stage(
-                f"mine-{number}", lambda run: self._mine(run, before), {**mined, **model},
-                (before,) if before else (), f"{config.mine.questions or 'all'} questions of each set",
-                self._minutes.mine,
-            )
+            Stage(f"mine-{number}", lambda run: self._mine(run, before), {**mined, **model}, after, size,
+                  self._minutes.mine)
         ]  # fmt: skip
         last = made[-1].name
         if config.teach:
@@ -195,20 +230,37 @@ class _Chain:
     def _data(self, run: Run) -> tuple[list[QuestionSet], QuestionSet]:
         if self._loaded is None:
             config = self._config
-            sets = load_sources(config.data, config.held_out, run.report)
-            self._loaded = sets, load_validation(config.validation)
+            data, validation = self._sources(run)
+            self._loaded = load_sources(data, config.held_out, run.report), load_validation(validation)
         return self._loaded
 
-    def _train(self, run: Run) -> None:
+    def _sources(self, run: Run) -> tuple[tuple[SourceConfig, ...], ValidationConfig]:
+        """Return what is read: the recipe's files, or in place of its corpora those with pseudo-queries."""
         config = self._config
-        assert config.likelihood is not None
-        likelihood = config.likelihood
-        shared = minder.Config(
+        corpora = {} if self._pseudo is None else self._pseudo.corpora(run.out.parent)
+        searched = corpora.get(config.validation.corpus, config.validation.corpus)
+        return replace_corpora(config.data, corpora), replace(config.validation, corpus=searched)
+
+    def _train(self, run: Run) -> None:
+        minder.train(self._likelihood(run), run, calibrated=False)
+
+    def _write_pairs(self, run: Run) -> None:
+        config, sets = self._config, self._data(run)[0]
+        assert config.pairs_file is not None
+        started, grammar = minder.start(self._likelihood(run), sets)
+        run.out.mkdir(parents=True, exist_ok=True)
+        write_pairs(run.out / _PAIRS, sets, started.tokenizer, grammar, config.pairs, config.pairs_file, run.report)
+
+    def _likelihood(self, run: Run) -> minder.Config:
+        config, likelihood = self._config, self._config.likelihood
+        assert likelihood is not None
+        data, validation = self._sources(run)
+        return minder.Config(
             start=likelihood.start, grammar=likelihood.grammar, pairs=config.pairs, smoothing=likelihood.smoothing,
-            data=config.data, held_out=config.held_out, validation=config.validation, search=config.search,
+            data=data, held_out=config.held_out, validation=validation, search=config.search,
+            pairs_from=None if config.pairs_file is None else str(run.out.parent / PAIRS / _PAIRS),
             sources_per_step=likelihood.sources_per_step, fit=likelihood.fit,
         )  # fmt: skip
-        minder.train(shared, run)
 
     def _model(self, run: Run, before: str) -> Path:
         if before:
@@ -247,6 +299,28 @@ class _Chain:
             ),
             run,
         )  # fmt: skip
+
+    def _calibrate(self, run: Run) -> None:
+        sets, validation = self._data(run)
+        model = run.out.parent / f"rank-{self._config.rounds}" / "model"
+        loaded = load_seq2seq(str(model), device=run.device)
+        with main_first():
+            if rank_of_process() == 0:
+                fitted = self._fitted(loaded, sets, validation, run)
+                run.out.mkdir(parents=True, exist_ok=True)
+                with writing(run.out / _CALIBRATION) as file:
+                    file.write(json.dumps(fitted, indent=2) + "\n")
+
+    def _fitted(
+        self, loaded: LoadedSeq2Seq, sets: list[QuestionSet], validation: QuestionSet, run: Run
+    ) -> dict[str, Any] | None:
+        grammar, asked = Grammar.from_dict(loaded.info["grammar"]), training_questions(sets, validation)
+        with tempfile.TemporaryDirectory(prefix="gr-validation-") as temporary:
+            searching = SearchValidation(
+                validation, asked, loaded.tokenizer, grammar, self._config.search, Path(temporary),
+                self._config.rank.fit.precision,
+            )  # fmt: skip
+            return searching.calibrate(loaded.model, run.report)
 
 
 class _Minutes:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from gr_components.data.candidates import file_hash
 from gr_components.decoding.grammar import Grammar
 from gr_components.errors import ConfigError
 from gr_components.models.seq2seq.folder import save_seq2seq
@@ -26,6 +27,7 @@ from gr_training.fitting import Count, FitConfig, Fraction
 from gr_training.identifier_batches import GrammarConfig, IdentifierBatches, grammar_for, identifier_loss
 from gr_training.loop import fit
 from gr_training.order import Turn
+from gr_training.pair_files import PairFile, read_pairs
 from gr_training.pairs import Pair, PairSampler, PairsConfig
 from gr_training.run import Run, identity, publish
 from gr_training.search_validation import SearchValidation, training_questions
@@ -36,10 +38,11 @@ from gr_training.sources import (
     ValidationConfig,
     load_sources,
     load_validation,
+    local_file,
     texts_of,
     weighted_rows,
 )
-from gr_training.starts import StartConfig, start_seq2seq
+from gr_training.starts import StartConfig, Started, start_seq2seq
 
 
 @checked_dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
@@ -50,6 +53,7 @@ class Config:
     :param start: The model to start from.
     :param grammar: For a model without a grammar of its own.
     :param pairs: Which identifiers each source gets.
+    :param pairs_from: A `pairs.jsonl.gz` (`gr_training.pair_files`) to learn from; null draws the pairs as it goes.
     :param smoothing: Label smoothing; only without a copy head.
     :param sources_per_step: Sources of each round.
     :param search: Settings of the validation's search, such as `beams`.
@@ -60,6 +64,7 @@ class Config:
     start: StartConfig
     grammar: GrammarConfig = field(default_factory=GrammarConfig)
     pairs: PairsConfig = field(default_factory=PairsConfig)
+    pairs_from: str | None = None
     smoothing: Fraction = 0.0
     data: tuple[SourceConfig, ...]
     held_out: tuple[HeldOutConfig, ...] = ()
@@ -70,29 +75,31 @@ class Config:
     fit: FitConfig
 
 
-def train(config: Config, run: Run) -> Path:
+def train(config: Config, run: Run, *, calibrated: bool = True) -> Path:
     """
     Train a generative retriever.
 
     :param config: The recipe.
     :param run: Where and how.
+    :param calibrated: Whether its scores are calibrated on the validation questions in the end.
     :returns: The folder of the model.
     :raises ConfigError: If label smoothing is combined with a copy head.
     """
     sets = load_sources(config.data, config.held_out, run.report)
     validation = load_validation(config.validation, config.held_out, run.report)
-    started = start_seq2seq(
-        config.start,
-        lambda: texts_of(sets, config.start.build.vocabulary if config.start.build else ()),
-        lambda t: _frequencies(sets, t),
-        config.fit.seed,
-    )
+    started, grammar = start(config, sets)
     model, tokenizer = started.model, started.tokenizer
     if config.smoothing and model.copy is not None:
         msg = "smoothing: label smoothing is not defined for a model with a copy head; set it to 0."
         raise ConfigError(msg)
-    grammar = grammar_for(config.grammar, tokenizer, started.info, query_view=config.pairs.query > 0)
-    batches = _Batches(config, sets, tokenizer, grammar)
+    batches: _Drawn | _Written
+    files = [each.files or {} for each in (*sets, validation)]
+    if config.pairs_from is None:
+        batches = _Drawn(config, sets, tokenizer, grammar)
+    else:
+        path = local_file(config.pairs_from)
+        batches = _Written(config, read_pairs(path, tokenizer, grammar), tokenizer, grammar)
+        files.append({config.pairs_from: file_hash(path)})
     with tempfile.TemporaryDirectory(prefix="gr-validation-") as temporary:
         searching = SearchValidation(
             validation,
@@ -107,22 +114,59 @@ def train(config: Config, run: Run) -> Path:
             model, batches.make, lambda m, groups: identifier_loss(m, groups, config.smoothing), config.fit,
             folder=run.out, resume=run.resume, device=run.device, report=run.report,
             validate=searching.evaluate, metric="nDCG@10",
-            identity=identity(config, [each.files or {} for each in (*sets, validation)]),
+            identity=identity(config, files),
         )  # fmt: skip
+        calibration = searching.calibrate(model, run.report) if calibrated else None
     provenance = Provenance(
         task="generative_retriever", recipe=to_plain(config), base_model=config.start.model, data=used(sets),
         metrics=progress.best, steps=(progress.step, progress.best_step), minutes=progress.seconds / 60,
     )  # fmt: skip
 
     def write(folder: Path) -> None:
-        save_seq2seq(model, tokenizer, {"grammar": grammar.to_dict()}, folder, weights=config.weights)
+        info = {"grammar": grammar.to_dict()} | ({"calibration": calibration} if calibration else {})
+        save_seq2seq(model, tokenizer, info, folder, weights=config.weights)
         describe(folder, provenance)
 
     publish(run.model, write)
     return run.model
 
 
-class _Batches:
+def start(config: Config, sets: Sequence[QuestionSet]) -> tuple[Started, Grammar]:
+    """
+    Load or build the model to start from, with the grammar of its identifiers.
+
+    :param config: The recipe.
+    :param sets: Training sets: where the vocabulary of a model that is built comes from.
+    """
+    started = start_seq2seq(
+        config.start,
+        lambda: texts_of(sets, config.start.build.vocabulary if config.start.build else ()),
+        lambda t: _frequencies(sets, t),
+        config.fit.seed,
+    )
+    grammar = grammar_for(config.grammar, started.tokenizer, started.info, query_view=config.pairs.query > 0)
+    return started, grammar
+
+
+class _Written:
+    """Training batches from a file of pairs."""
+
+    def __init__(self, config: Config, pairs: PairFile, tokenizer: TextTokenizer, grammar: Grammar) -> None:
+        self._config, self._pairs = config, pairs
+        self._padded = IdentifierBatches(tokenizer, grammar)
+        self._rows = pairs.rows(config.fit.seed)
+
+    def make(self, turn: Turn) -> list[dict[str, Any]]:
+        """
+        Build this process's part of a batch.
+
+        :param turn: Which one.
+        """
+        rows = turn.rows(turn.positions(self._config.sources_per_step), len(self._rows))
+        return self._padded.groups([self._pairs.pairs[self._rows[row]] for row in rows], self._pairs.num_short)
+
+
+class _Drawn:
     """Training batches: questions, and in part noised pieces of passages, with identifiers."""
 
     def __init__(self, config: Config, sets: Sequence[QuestionSet], tokenizer: TextTokenizer, grammar: Grammar) -> None:
