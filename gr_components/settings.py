@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Sequence
 from enum import Enum
-from typing import Any
+from typing import Any, TypedDict
 
 from haystack import Document, default_to_dict
 from haystack.document_stores.types import FilterPolicy, apply_filter_policy
@@ -126,6 +126,34 @@ def token_value(token: Secret | None) -> str | None:
     :param token: The setting.
     """
     return None if token is None else token.resolve_value()
+
+
+class LoadArguments(TypedDict):
+    """What every component with a model hands on to what loads it."""
+
+    device: str | None
+    dtype: str
+    revision: str | None
+    token: str | None
+    local_files_only: bool
+    model_kwargs: dict[str, Any] | None
+
+
+def load_arguments(component: Any) -> LoadArguments:
+    """
+    Return the settings of a component that all loaders of models take alike.
+
+    :param component: A component that stores them under their own names.
+    :raises DeviceError: If its device is a map of several devices.
+    """
+    return {
+        "device": device_name(component.device),
+        "dtype": component.dtype,
+        "revision": component.revision,
+        "token": token_value(component.token),
+        "local_files_only": component.local_files_only,
+        "model_kwargs": component.model_kwargs,
+    }
 
 
 def document_text(document: Document, meta_fields: Sequence[str], separator: str) -> str:

@@ -12,13 +12,7 @@ from gr_components.errors import DataError
 from gr_components.lifecycle import Lifecycle
 from gr_components.models.resolve import MINILM
 from gr_components.progress import reporter
-from gr_components.settings import (
-    check_model_settings,
-    device_name,
-    document_text,
-    settings_to_dict,
-    token_value,
-)
+from gr_components.settings import check_model_settings, document_text, load_arguments, settings_to_dict
 
 if TYPE_CHECKING:
     from gr_components.models.text_encoder import TextEncoder
@@ -179,14 +173,9 @@ class DocumentEmbedder(Lifecycle["TextEncoder"]):
         return load_text_encoder(
             self.model,
             backend=self.backend,
-            device=device_name(self.device),
-            dtype=self.dtype,
-            revision=self.revision,
-            token=token_value(self.token),
-            local_files_only=self.local_files_only,
-            model_kwargs=self.model_kwargs,
             pooling=self.pooling,
             max_length=self.max_length,
+            **load_arguments(self),
         )
 
     def _release(self, engine: "TextEncoder") -> None:

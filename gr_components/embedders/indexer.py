@@ -10,7 +10,7 @@ from gr_components.embedders.pending import embed_pending
 from gr_components.lifecycle import Lifecycle
 from gr_components.models.resolve import MINILM
 from gr_components.progress import reporter
-from gr_components.settings import check_model_settings, check_store, device_name, settings_to_dict, token_value
+from gr_components.settings import check_model_settings, check_store, load_arguments, settings_to_dict
 
 if TYPE_CHECKING:
     from gr_components.models.text_encoder import TextEncoder
@@ -142,14 +142,9 @@ class DenseIndexer(Lifecycle["TextEncoder"]):
         return load_text_encoder(
             self.model,
             backend=self.backend,
-            device=device_name(self.device),
-            dtype=self.dtype,
-            revision=self.revision,
-            token=token_value(self.token),
-            local_files_only=self.local_files_only,
-            model_kwargs=self.model_kwargs,
             pooling=self.pooling,
             max_length=self.max_length,
+            **load_arguments(self),
         )
 
     def _release(self, engine: "TextEncoder") -> None:

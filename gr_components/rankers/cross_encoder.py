@@ -14,10 +14,9 @@ from gr_components.progress import reporter
 from gr_components.settings import (
     check_model_settings,
     check_top_k,
-    device_name,
     document_text,
+    load_arguments,
     settings_to_dict,
-    token_value,
 )
 
 if TYPE_CHECKING:
@@ -223,14 +222,9 @@ class CrossEncoderRanker(Lifecycle["PairScorer"]):
         return load_pair_scorer(
             self.model,
             backend=self.backend,
-            device=device_name(self.device),
-            dtype=self.dtype,
-            revision=self.revision,
-            token=token_value(self.token),
-            local_files_only=self.local_files_only,
-            model_kwargs=self.model_kwargs,
             label=self.label,
             max_length=self.max_length,
+            **load_arguments(self),
         )
 
     def _release(self, engine: "PairScorer") -> None:

@@ -10,7 +10,7 @@ from gr_components.extras import need
 from gr_components.lifecycle import Lifecycle
 from gr_components.models.checks import check_count
 from gr_components.readers.config import ReadConfig
-from gr_components.settings import check_model_settings, check_top_k, device_name, settings_to_dict, token_value
+from gr_components.settings import check_model_settings, check_top_k, load_arguments, settings_to_dict
 
 if TYPE_CHECKING:
     from gr_components.readers.fusion import Answer, FusionReader, Reading
@@ -194,15 +194,7 @@ class FiDReader(Lifecycle["FusionReader"]):
         from gr_components.models.seq2seq.folder import load_seq2seq
         from gr_components.readers.fusion import FusionReader
 
-        loaded = load_seq2seq(
-            self.model,
-            device=device_name(self.device),
-            dtype=self.dtype,
-            revision=self.revision,
-            token=token_value(self.token),
-            local_files_only=self.local_files_only,
-            model_kwargs=self.model_kwargs,
-        )
+        loaded = load_seq2seq(self.model, **load_arguments(self))
         return FusionReader(loaded, max_passage_tokens=self.max_passage_tokens)
 
     def _config(

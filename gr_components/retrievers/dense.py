@@ -16,9 +16,9 @@ from gr_components.settings import (
     check_model_settings,
     check_store,
     check_top_k,
-    device_name,
     effective_filters,
     filter_policy_of,
+    load_arguments,
     settings_to_dict,
     token_value,
 )
@@ -234,18 +234,12 @@ class DenseRetriever(Lifecycle[_Loaded]):
     def _load(self) -> _Loaded:
         from gr_components.models.text_encoder import load_text_encoder, text_encoder_fingerprint
 
-        token = token_value(self.token)
         encoder = load_text_encoder(
             self.model,
             backend=self.backend,
-            device=device_name(self.device),
-            dtype=self.dtype,
-            model_kwargs=self.model_kwargs,
             pooling=self.pooling,
             max_length=self.max_length,
-            revision=self.revision,
-            token=token,
-            local_files_only=self.local_files_only,
+            **load_arguments(self),
         )
         documents = encoder.fingerprint
         if self.document_model is not None:
@@ -253,7 +247,7 @@ class DenseRetriever(Lifecycle[_Loaded]):
                 self.document_model,
                 pooling=self.pooling,
                 revision=self.document_revision,
-                token=token,
+                token=token_value(self.token),
                 local_files_only=self.local_files_only,
             )
         self._warn_of_lag()
