@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from gr_components.errors import ConfigError
 from gr_components.models.resolve import resolve_model
 from gr_training.config import STRICT_KEYS, checked_dataclass, to_plain
 from gr_training.fitting import Count, FitConfig
@@ -88,13 +89,13 @@ class PseudoQueryStages:
     :param config: Where pseudo-queries come from.
     :param data: Training sets.
     :param held_out: Questions that must not be trained on.
-    :param validation: Questions that select the generator.
+    :param validation: Questions that select the generator; needed where one is trained.
     """
 
     config: PseudoQueriesConfig
     data: tuple[SourceConfig, ...]
     held_out: tuple[HeldOutConfig, ...]
-    validation: ValidationConfig
+    validation: ValidationConfig | None
 
     def stages(self) -> list[Stage]:
         """Return them; the first is missing where nothing is to be trained."""
@@ -103,7 +104,8 @@ class PseudoQueryStages:
         data = {"data": [to_plain(each) for each in self.data], "held_out": [to_plain(each) for each in self.held_out]}
         made = []
         if self.config.generator is not None:
-            trained = {**data, "validation": to_plain(self.validation), "generator": own}
+            selected = None if self.validation is None else to_plain(self.validation)
+            trained = {**data, "validation": selected, "generator": own}
             made.append(Stage(GENERATOR, self._train, trained, (), f"{self.config.generator.fit.steps:,} steps"))
         size = f"{self.config.sampling.per_document} of each passage" if self._writes else "the training questions"
         after = tuple(stage.name for stage in made)
@@ -127,6 +129,9 @@ class PseudoQueryStages:
     def _train(self, run: Run) -> None:
         generator = self.config.generator
         assert generator is not None
+        if self.validation is None:
+            msg = "validation is needed to train a question generator."
+            raise ConfigError(msg)
         question_generator.train(
             question_generator.Config(
                 start=generator.start, data=self.data, held_out=self.held_out, validation=self.validation,

@@ -17,6 +17,7 @@ KINDS = {
     "ltrgr": "gr_training.recipes.ltrgr",
     "listwise_ce": "gr_training.recipes.listwise_ce",
     "minder": "gr_training.recipes.minder",
+    "pseudo_queries": "gr_training.recipes.pseudo_queries",
     "question_generator": "gr_training.recipes.question_generator",
     "seal": "gr_training.recipes.seal",
     "seq2seq_pretrain": "gr_training.recipes.seq2seq_pretrain",

