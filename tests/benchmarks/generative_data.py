@@ -4,8 +4,10 @@ The collections of the generative experiments, in the project's formats: a corpu
     python tests/benchmarks/generative_data.py merged DATA runs/merged
     python tests/benchmarks/generative_data.py medquad DATA runs/medquad
     python tests/benchmarks/generative_data.py demo DATA runs/squad
+    python tests/benchmarks/generative_data.py scifact DATA runs/scifact    (or cranfield, pubmedqa_l)
 
-`demo` is the demo's corpus with its own splits (SQuAD's development part).
+`demo` is the demo's corpus with its own splits (SQuAD's development part). `scifact`, `cranfield` and `pubmedqa_l` are
+for testing only: all their questions are test questions, and no passage has pseudo-queries.
 
 DATA holds the public sets, a folder each: squad (its development part), squadshifts_wiki, nq_gold, wiki_text, medquad.
 
@@ -39,6 +41,7 @@ from gr_pipelines.demo import data as demo
 SEED = 13
 TEST, VALIDATION = 300, 100  # questions of each set
 DISTRACTORS = 20_000
+UNSEEN = ("cranfield", "scifact", "pubmedqa_l")
 _WORDS = 100
 _SHINGLE = 8
 _SHARED = 0.125
@@ -85,6 +88,21 @@ def medquad(data: Path) -> Part:
         chosen = sorted(generator.permutation(len(splits[split]))[:wanted].tolist())
         splits[split] = [splits[split][row] for row in chosen]
     return passages, _clean(splits), qrels
+
+
+def unseen(folder: Path) -> Part:
+    """
+    Return a set that nothing is trained on: all its questions are test questions.
+
+    :param folder: The set.
+    """
+    passages = [passage for passage in read_corpus(folder / "corpus.jsonl.gz") if passage.text.strip()]
+    questions, qrels = [], {}
+    for path in sorted(folder.glob("queries.*.jsonl.gz")):
+        judged = read_qrels(folder / path.name.replace("queries", "qrels").replace("jsonl", "tsv"))
+        qrels |= judged
+        questions += [question for question in read_questions(path) if any(judged.get(question.id, {}).values())]
+    return passages, {"train": [], "validation": [], "test": questions}, qrels
 
 
 def write(part: Part, folder: Path) -> None:
@@ -185,14 +203,15 @@ def _repeats(text: str, known: set[tuple[str, ...]]) -> bool:
 def main() -> None:
     """Write one of the collections."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("collection", choices=("merged", "medquad", "demo"))
+    parser.add_argument("collection", choices=("merged", "medquad", "demo", *UNSEEN))
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--distractors", type=int, default=DISTRACTORS)
     options = parser.parse_args()
     make = {"merged": lambda: merged(options.data, options.distractors), "medquad": lambda: medquad(options.data),
             "demo": _squad}  # fmt: skip
-    write(make[options.collection](), options.out)
+    name = options.collection
+    write(unseen(options.data / name) if name in UNSEEN else make[name](), options.out)
 
 
 if __name__ == "__main__":
