@@ -40,6 +40,7 @@ from gr_training.checkpoint import (
 )
 from gr_training.distributed import wait_for_main
 from gr_training.fitting import FitConfig
+from gr_training.lora import merge_lora
 from gr_training.optimisation import MovingAverage, make_optimiser, rate_factor, set_rate
 from gr_training.order import Turn
 
@@ -110,6 +111,8 @@ def fit(
 ) -> Progress:
     """
     Fit a model; afterwards it holds the weights of the best validation, or the last ones where nothing is validated.
+
+    Low-rank matrices (`lora.py`) are trained like all parameters and are merged in the end.
 
     :param model: Trained in place.
     :param make_batch: Gives this process's part of a batch: any nest of dicts, tuples and tensors. Must depend on
@@ -290,6 +293,7 @@ class _Run:
         self.accelerator.wait_for_everyone()
         if self.progress.best_step:
             put_weights(self.model, load_weights(self._best_path()))
+        merge_lora(self.model)
         self.model.eval()
 
     def _best_path(self) -> Path:

@@ -15,11 +15,35 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gr_components.errors import ConfigError
+from gr_training.config import STRICT_KEYS, checked_dataclass
+from gr_training.fitting import Count, Positive
 
 _DOWN, _UP, _SCALE, _HOOK = "lora_down", "lora_up", "lora_scale", "_lora_hook"
 
 ATTENTION = r"(q_proj|v_proj|self[.]query|self[.]value|[.]q|[.]v)$"
 """Query and value projections of BART, BERT and T5, as in the paper."""
+
+
+@checked_dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
+class LoraConfig:
+    """
+    Low-rank adaptation as a recipe's setting: everything else of the model stays as it is.
+
+    :param rank: Rank of the change of each weight.
+    :param alpha: The change is multiplied by alpha / rank.
+    :param pattern: Regular expression that is searched in the names of linear layers, such as `(query|value|dense)$`.
+    """
+
+    rank: Count = 8
+    alpha: Positive = 16.0
+    pattern: str = ATTENTION
+
+    def __post_init__(self) -> None:
+        try:
+            re.compile(self.pattern)
+        except re.error as error:
+            msg = f"pattern {self.pattern!r} is not a regular expression: {error}"
+            raise ValueError(msg) from error
 
 
 def add_lora(model: nn.Module, *, rank: int = 8, alpha: float = 16.0, pattern: str = ATTENTION) -> list[str]:

@@ -31,6 +31,7 @@ from gr_training.identifier_batches import IdentifierBatches
 from gr_training.key_scores import KeyBatches, key_log_probs
 from gr_training.likelihood import token_log_probs
 from gr_training.loop import LossSum, fit
+from gr_training.lora import LoraConfig
 from gr_training.losses.identifier_score import as_searched, normalise, passage_scores
 from gr_training.mining.candidate_lists import CandidateList, read_lists
 from gr_training.order import Turn
@@ -55,6 +56,7 @@ class RankConfig:
     :param chunk: Identifiers that are scored at a time with gradient caching, for long lists on small devices; 0 scores
         all at once.
     :param dropout: Of hidden states.
+    :param lora: Low-rank matrices that are trained in place of the weights; null trains all weights.
     :param fit: The training loop.
     """
 
@@ -64,6 +66,7 @@ class RankConfig:
     likelihood_weight: Annotated[float, Field(ge=0)]
     chunk: Natural = 0
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    lora: LoraConfig | None = None
     fit: FitConfig
 
 
@@ -228,9 +231,8 @@ def rank(config: RankConfig, inputs: RankInputs, run: Run) -> Path:
     :returns: The folder of the model.
     :raises ConfigError: If no list is left to learn from.
     """
-    started = start_seq2seq(
-        StartConfig(model=str(inputs.model), dropout=config.dropout), list, lambda t: np.ones(1), config.fit.seed
-    )
+    start = StartConfig(model=str(inputs.model), dropout=config.dropout, lora=config.lora)
+    started = start_seq2seq(start, list, lambda t: np.ones(1), config.fit.seed)
     model, tokenizer, grammar = started.model, started.tokenizer, Grammar.from_dict(started.info["grammar"])
     lists, places = _read(config, inputs, tokenizer, grammar)
     sampler = PairSampler(inputs.sets, tokenizer, grammar, inputs.pairs) if config.likelihood_weight else None

@@ -19,6 +19,7 @@ from gr_components.tokenization import TextTokenizer
 from gr_training.attention import register
 from gr_training.config import STRICT_KEYS, checked_dataclass
 from gr_training.fitting import Count
+from gr_training.lora import LoraConfig, add_lora
 
 Frequencies = Callable[[TextTokenizer], npt.NDArray[np.float64]]
 
@@ -48,11 +49,19 @@ class StartConfig:
     :param model: An encoder-decoder (a folder written here, or BART or T5); with `build`, an encoder.
     :param build: How to make an encoder-decoder of an encoder; null if `model` is one already.
     :param dropout: Of hidden states; null keeps the model's own. Attention weights have none.
+    :param lora: Low-rank matrices that are trained in place of the weights and merged into them in the end; null trains
+        all weights.
     """
 
     model: str = MINILM
     build: BuildConfig | None = None
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = 0.1
+    lora: LoraConfig | None = None
+
+    def __post_init__(self) -> None:
+        if self.build is not None and self.lora is not None:
+            msg = "lora changes trained weights a little; a model that build makes has new ones. Leave one of them out."
+            raise ValueError(msg)
 
 
 @dataclass(frozen=True)
@@ -74,7 +83,7 @@ def start_seq2seq(
     config: StartConfig, texts: Callable[[], Iterable[str]], frequencies: Frequencies, seed: int
 ) -> Started:
     """
-    Load or build the model, ready for training: plain attention on CPUs and dropout as configured.
+    Load or build the model, ready for training: plain attention on CPUs, dropout and LoRA as configured.
 
     :param config: Where it comes from.
     :param texts: Texts that decide the vocabulary of a model that is built.
@@ -94,6 +103,8 @@ def start_seq2seq(
         )  # fmt: skip
         started = Started(model, tokenizer, {})
     _prepare(started.model, config.dropout)
+    if config.lora is not None:
+        add_lora(started.model, rank=config.lora.rank, alpha=config.lora.alpha, pattern=config.lora.pattern)
     return started
 
 
