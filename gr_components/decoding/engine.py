@@ -18,12 +18,13 @@ from gr_components.decoding.interfaces import Decoder
 from gr_components.decoding.keys import Keys, distinct, join
 from gr_components.decoding.results import GenerativeResult, Hit, Identifier, Matches
 from gr_components.decoding.scoring import Scored, Unigrams, score_documents
-from gr_components.decoding.sources import Sources, warn_of_long
+from gr_components.decoding.sources import Sources, too_long
 from gr_components.decoding.weights import Float64, frequencies, least_useful_log_probability, log_odds
 from gr_components.errors import ModelError, TokenizerMismatchError
 from gr_components.indexes.candidates import Float32
 from gr_components.indexes.suffix_index import DocumentSet, SuffixIndex
 from gr_components.models.batching import run_batches
+from gr_components.models.cut_texts import CutTexts
 from gr_components.tokenization import TextTokenizer
 
 _BEST_UNIGRAMS = 5000
@@ -63,6 +64,7 @@ class GenerativeEngine:
         self.config = SearchConfig() if config is None else config
         self.batch_size = batch_size
         self.calibration = calibration
+        self._cut = CutTexts()
         self._fingerprint = tokenizer.fingerprint
         self._body = next((view for view in grammar.views if view.stop is None), None)
         self._all_views = [*grammar.views, *([] if self._body is None else [words_view(self._body)])]
@@ -86,7 +88,7 @@ class GenerativeEngine:
         :param top_k: Most documents for each query.
         :param allowed: Documents to search in (`index.document_set`); None for all live ones.
         :param config: Settings; None for the engine's own.
-        :param scale_score: Whether the hits' scores become probabilities; contributions of identifiers stay as they are.
+        :param scale_score: Whether the hits' scores become probabilities; the contributions of identifiers stay.
         :returns: One result for each query.
         :raises TokenizerMismatchError: If the index was made with another tokenizer or grammar.
         :raises ConfigError: If the model has no view of a name in `config.views`.
@@ -197,7 +199,9 @@ class GenerativeEngine:
         config, allowed = self.config if config is None else config, index.live if allowed is None else allowed
         chosen, beams = allowed, config.beams
         filled = [place for place, query in enumerate(queries) if query.strip()]
-        warn_of_long([queries[place] for place in filled], self._views(config), self.tokenizer, self.grammar)
+        asked = [queries[place] for place in filled]
+        lost = too_long(asked, self._views(config), self.tokenizer, self.grammar)
+        self._cut.report("queries", asked, lost, self.grammar.max_source)
 
         def run(places: list[int]) -> list[_Answer]:
             return self._search_batch([queries[place] for place in places], index, chosen, config)

@@ -4,17 +4,12 @@ Encoder inputs of queries: one encoding for each distinct source suffix among th
 Shapes: B queries, L source tokens.
 """
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
 from gr_components.decoding.grammar import Grammar, View
 from gr_components.decoding.interfaces import Decoder
 from gr_components.tokenization import TextTokenizer, pad
-
-logger = logging.getLogger(__name__)
-
-_ENDS = 8
 
 
 class Sources:
@@ -63,9 +58,9 @@ def source_ids(queries: Sequence[str], suffix: str, tokenizer: TextTokenizer, gr
     return rows
 
 
-def warn_of_long(queries: Sequence[str], views: Sequence[View], tokenizer: TextTokenizer, grammar: Grammar) -> None:
+def too_long(queries: Sequence[str], views: Sequence[View], tokenizer: TextTokenizer, grammar: Grammar) -> list[bool]:
     """
-    Log once if queries lose their end because the model takes no more.
+    Say of each query whether it loses its end because the model takes no more.
 
     :param queries: Texts.
     :param views: What is going to be written.
@@ -73,15 +68,8 @@ def warn_of_long(queries: Sequence[str], views: Sequence[View], tokenizer: TextT
     :param grammar: The model's grammar.
     """
     suffix = max((view.source_suffix for view in views), key=len, default="")
-    # Every token stands for a character at least, but for a few at both ends.
-    texts = [text for text in _texts(queries, grammar) if len(text) + len(suffix) > grammar.max_source - _ENDS]
-    rows = tokenizer.encode([text + suffix for text in texts], special=True)
-    long = [text for text, row in zip(texts, rows, strict=True) if len(row) > grammar.max_source]
-    if long:
-        logger.warning(
-            "%d of %d queries are longer than the model's %d tokens; the end is left out. The first is: %.60s",
-            len(long), len(queries), grammar.max_source, long[0].strip(),
-        )  # fmt: skip
+    rows = tokenizer.encode([text + suffix for text in _texts(queries, grammar)], special=True)
+    return [len(row) > grammar.max_source for row in rows]
 
 
 def _texts(queries: Sequence[str], grammar: Grammar) -> list[str]:

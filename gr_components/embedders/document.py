@@ -148,6 +148,7 @@ class DocumentEmbedder(Lifecycle["TextEncoder"]):
                 prefix=prefix,
                 batch_size=self.batch_size,
                 report=reporter(self.progress_bar),
+                kind="documents",
             )
             fingerprint = encoder.fingerprint
         if self.normalize_embeddings:

@@ -47,7 +47,7 @@ def embed_pending(
         while chunk := list(islice(pending, _CHUNK)):
             numbers = [number for number, _ in chunk]
             texts = [document_text(document, meta_fields, separator) for _, document in chunk]
-            vectors_BE = encoder.encode(texts, prefix=prefix, batch_size=batch_size)
+            vectors_BE = encoder.encode(texts, prefix=prefix, batch_size=batch_size, kind="documents")
             written += store.write_vectors(index, numbers, vectors_BE, model_fingerprint=encoder.fingerprint)
             task.advance(len(chunk))
     return written

@@ -5,7 +5,6 @@ Reads any sequence-classification model; the sigmoid of a score is what `CrossEn
 here imports torch before a model with `backend="torch"` is loaded.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,14 +17,13 @@ from gr_components.errors import ConfigError
 from gr_components.extras import need
 from gr_components.models.batching import check_finite, run_sorted
 from gr_components.models.checks import Backend, check_backend, check_count
+from gr_components.models.cut_texts import CutTexts
 from gr_components.models.onnx_session import OnnxSession, read_export
 from gr_components.models.pair_layout import PairInfo
 from gr_components.models.resolve import resolve_model
 from gr_components.models.text_encoder import Runner, padded
 from gr_components.progress import Reporter, Silent, Task
 from gr_components.tokenization import Templated, TextTokenizer
-
-logger = logging.getLogger(__name__)
 
 _WINDOW = 8192  # pairs that are tokenized at once: bounds memory, and is enough to sort by length
 
@@ -43,6 +41,7 @@ class PairScorer:
         self._run: Runner | None = run
         self.tokenizer = tokenizer
         self.info = info
+        self._cut = CutTexts()
 
     def score(
         self, pairs: Sequence[tuple[str, str]], *, batch_size: int = 32, report: Reporter | None = None
@@ -50,7 +49,7 @@ class PairScorer:
         """
         Score pairs.
 
-        Of a pair that is longer than the model takes, the longer text is cut; a warning says if that was a query.
+        Of a pair that is longer than the model takes, the longer text is cut, which the first time is a warning.
 
         :param pairs: P pairs of query and passage; empty texts are allowed.
         :param batch_size: Pairs per batch; halved when memory runs out.
@@ -60,33 +59,24 @@ class PairScorer:
         """
         check_count("batch_size", batch_size, least=1)
         parts = [np.zeros(0, dtype=np.float32)]
-        cut = np.zeros(2, dtype=np.int64)  # pairs of which the query, the passage lost its end
+        cut: list[tuple[int, int]] = []  # tokens that queries and passages lost
         with Task(report or Silent(), "score", len(pairs)) as task:
             for start in range(0, len(pairs), _WINDOW):
                 window = pairs[start : start + _WINDOW]
                 firsts, seconds = [first for first, _ in window], [second for _, second in window]
                 encoded = self.tokenizer.encode_templated(firsts, seconds, max_length=self.info.max_length)
-                cut += np.count_nonzero([e.cut for e in encoded], axis=0)
+                cut += [e.cut for e in encoded]
                 scores_P = run_sorted([len(e.ids) for e in encoded], batch_size, partial(self._rows, encoded), task)
                 check_finite(scores_P, "pairs", seconds)
                 parts.append(scores_P)
-        self._report_cut(pairs, *cut.tolist())
+        for side, kind in enumerate(("queries with their passage", "passages with their query")):
+            lost = [tokens[side] > 0 for tokens in cut]
+            self._cut.report(kind, [pair[side] for pair in pairs], lost, self.info.max_length)
         return np.concatenate(parts)
 
     def close(self) -> None:
         """Free the model."""
         self._run = None
-
-    def _report_cut(self, pairs: Sequence[tuple[str, str]], queries: int, passages: int) -> None:
-        limit = self.info.max_length
-        if queries:
-            logger.warning(
-                "The query of %d of %d pairs lost its end, because a pair has more than %d tokens: %.60s",
-                queries, len(pairs), limit, max((first for first, _ in pairs), key=len),
-            )  # fmt: skip
-        if passages:  # to be expected of long passages, so no warning
-            message = "%d of %d pairs have more than %d tokens; the passage lost its end."
-            logger.info(message, passages, len(pairs), limit)
 
     def _rows(self, encoded: list[Templated], rows: list[int]) -> npt.NDArray[np.float32]:
         if self._run is None:

@@ -18,6 +18,7 @@ from gr_components.errors import ConfigError
 from gr_components.extras import need
 from gr_components.models.batching import check_finite, run_sorted
 from gr_components.models.checks import Backend, check_backend, check_count
+from gr_components.models.cut_texts import CutTexts
 from gr_components.models.description import read_description
 from gr_components.models.encoder_layout import EncoderInfo, choose_prompt, read_layout
 from gr_components.models.fingerprints import encoder_fingerprint
@@ -26,7 +27,6 @@ from gr_components.models.resolve import resolve_model
 from gr_components.progress import Reporter, Silent, Task
 from gr_components.tokenization import Templated, TextTokenizer, pad
 
-_TEMPLATE_TOKENS = 4  # at most, in any template
 _WINDOW = 8192  # texts that are tokenized at once: bounds memory, and is enough to sort by length
 
 
@@ -55,6 +55,7 @@ class TextEncoder:
         self._run: Runner | None = run
         self.tokenizer = tokenizer
         self.info = info
+        self._cut = CutTexts()
 
     @property
     def dimension(self) -> int:
@@ -75,21 +76,29 @@ class TextEncoder:
         return choose_prompt(self.info.prompts, role)
 
     def encode(
-        self, texts: Sequence[str], *, prefix: str = "", batch_size: int = 32, report: Reporter | None = None
+        self,
+        texts: Sequence[str],
+        *,
+        prefix: str = "",
+        batch_size: int = 32,
+        report: Reporter | None = None,
+        kind: str = "texts",
     ) -> npt.NDArray[np.float32]:
         """
-        Encode texts. Longer ones than the model takes are cut.
+        Encode texts. Longer ones than the model takes are cut, which the first time is a warning.
 
         :param texts: B texts; empty ones are allowed.
         :param prefix: Put in front of each text, such as `"query: "`.
         :param batch_size: Texts per batch; halved when memory runs out.
         :param report: Where progress goes.
+        :param kind: What the texts are, for that warning.
         :returns: Vectors (B, E).
         :raises NumericsError: If the model gives NaN or infinity.
         """
         check_count("batch_size", batch_size, least=1)
         prompt_tokens = self._prompt_tokens(prefix)
         parts = [np.zeros((0, self.dimension), dtype=np.float32)]
+        cut: list[bool] = []
         with Task(report or Silent(), "encode", len(texts)) as task:
             for start in range(0, len(texts), _WINDOW):
                 window = texts[start : start + _WINDOW]
@@ -99,20 +108,9 @@ class TextEncoder:
                 vectors_BE = run_sorted([len(e.ids) for e in encoded], batch_size, run, task)
                 check_finite(vectors_BE, "texts", window)
                 parts.append(vectors_BE)
+                cut += [e.cut[0] > 0 for e in encoded]
+        self._cut.report(kind, texts, cut, self.info.max_length)
         return np.concatenate(parts)
-
-    def too_long(self, texts: Sequence[str], *, prefix: str = "") -> list[int]:
-        """
-        Return which texts have more tokens than the model takes, so that `encode` leaves their end out.
-
-        :param texts: Texts.
-        :param prefix: Put in front of each text.
-        """
-        limit = self.info.max_length
-        # Every token but those of the template stands for a character at least, so short texts need not be tokenized.
-        rows = [row for row, text in enumerate(texts) if len(prefix) + len(text) > limit - _TEMPLATE_TOKENS]
-        encoded = self.tokenizer.encode_templated([prefix + texts[row] for row in rows])
-        return [row for row, text in zip(rows, encoded, strict=True) if len(text.ids) > limit]
 
     def close(self) -> None:
         """Free the model."""

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from haystack import Document, GeneratedAnswer, component, default_from_dict, logging
+from haystack import Document, GeneratedAnswer, component, default_from_dict
 from haystack.utils import ComponentDevice, Secret
 
 from gr_components.data.records import Passage
@@ -14,8 +14,6 @@ from gr_components.settings import check_model_settings, check_top_k, load_argum
 
 if TYPE_CHECKING:
     from gr_components.readers.fusion import Answer, FusionReader, Reading
-
-logger = logging.getLogger(__name__)
 
 
 @component
@@ -154,9 +152,6 @@ class FiDReader(Lifecycle["FusionReader"]):
         passages = [Passage(d.id, str(d.meta.get(self.title_field) or ""), d.content or "") for d in used]
         with self._serial:
             (reading,) = reader.read([query], [passages], config)
-        if reading.answers and reader.truncated(query):
-            limit = reader.layout.max_question_tokens
-            logger.warning("The question is longer than {limit} tokens; its end was not read.", limit=limit)
         return {"answers": [self._answer(query, used, reading, answer) for answer in reading.answers]}
 
     @component.output_types(answers=list[GeneratedAnswer])

@@ -16,6 +16,7 @@ import numpy as np
 from gr_components.data.records import Passage
 from gr_components.errors import ConfigError, ModelError, NumericsError
 from gr_components.models.batching import is_out_of_memory
+from gr_components.models.cut_texts import CutTexts
 from gr_components.models.seq2seq.folder import LoadedSeq2Seq
 from gr_components.progress import Reporter, Silent, Task
 from gr_components.readers.config import ReadConfig
@@ -88,6 +89,7 @@ class FusionReader:
         self.tokenizer = loaded.tokenizer
         self.decoder = loaded.decoder
         self.layout = layout_of(loaded) if layout is None else layout
+        self._cut = CutTexts()
         if max_passage_tokens is not None:
             self.layout = dataclasses.replace(self.layout, max_passage_tokens=max_passage_tokens)
         longest = loaded.model.family.max_positions
@@ -130,14 +132,6 @@ class FusionReader:
                 task.advance(len(batch))
         return readings
 
-    def truncated(self, question: str) -> bool:
-        """
-        Tell whether a question is longer than the model reads.
-
-        :param question: The question.
-        """
-        return len(self.layout.tokenize(self.tokenizer, [question])[0].ids) > self.layout.max_question_tokens
-
     def _check(self, config: ReadConfig) -> None:
         if config.extractive and self.layout.kind != "reserved":
             msg = (
@@ -173,17 +167,26 @@ class FusionReader:
         kept = [[n for n, p in enumerate(given) if p.text.strip()] for given in passages]
         chosen = [given[n] for given, positions in zip(passages, kept, strict=True) for n in positions]
         question_tokens = layout.tokenize(tokenizer, questions)
-        titles = iter(layout.tokenize(tokenizer, [p.title for p in chosen]))
-        contexts = iter(layout.tokenize(tokenizer, [p.text for p in chosen]))
-        prepared = []
+        titles = layout.tokenize(tokenizer, [p.title for p in chosen])
+        contexts = layout.tokenize(tokenizer, [p.text for p in chosen])
+        next_title, next_context = iter(titles), iter(contexts)
+        prepared: list[_Prepared] = []
+        shortened: list[bool] = []
         for index, positions in enumerate(kept):
-            own = [next(contexts) for _ in positions]
-            rows = [layout.assemble(question_tokens[index].ids, next(titles).ids, c.ids) for c in own]
+            own = [next(next_context) for _ in positions]
+            rows = [layout.assemble(question_tokens[index].ids, next(next_title).ids, c.ids) for c in own]
+            shortened += [end - begin < len(c.ids) for (_, begin, end), c in zip(rows, own, strict=True)]
             if closed_book and not rows:
                 rows = [layout.assemble(question_tokens[index].ids, [], [])]
             if rows and questions[index].strip():
                 texts = [passages[index][n].text for n in positions]
                 prepared.append(_Prepared(first + index, texts, positions, own, rows))
+        limit = layout.max_question_tokens
+        self._cut.report("questions", questions, [len(q.ids) > limit for q in question_tokens], limit)
+        limit = layout.max_title_tokens
+        self._cut.report("titles", [p.title for p in chosen], [len(t.ids) > limit for t in titles], limit)
+        passage_texts = [p.text for p in chosen]
+        self._cut.report("passages with their question", passage_texts, shortened, layout.max_passage_tokens)
         return prepared
 
     def _read_in_memory(self, batch: list[_Prepared], config: ReadConfig) -> list[Reading]:

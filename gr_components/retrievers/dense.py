@@ -209,16 +209,7 @@ class DenseRetriever(Lifecycle[_Loaded]):
             loaded = self._engine()
             prefix = loaded.encoder.prompt("query") if self.query_prefix is None else self.query_prefix
             texts = [queries[row] + self.query_suffix for row in rows]
-            vectors_QE = loaded.encoder.encode(texts, prefix=prefix, batch_size=self.batch_size)
-            too_long = loaded.encoder.too_long(texts, prefix=prefix)
-        if too_long:
-            logger.warning(
-                "{number} of {total} queries are longer than the {limit} tokens that are read, first {query!r}.",
-                number=len(too_long),
-                total=len(texts),
-                limit=loaded.encoder.info.max_length,
-                query=texts[too_long[0]][:60],
-            )
+            vectors_QE = loaded.encoder.encode(texts, prefix=prefix, batch_size=self.batch_size, kind="queries")
         hits = self.document_store.vector_search(
             vectors_QE,
             index=self.index,

@@ -17,11 +17,10 @@ from gr_components.settings import (
     check_model_settings,
     check_store,
     check_top_k,
-    device_name,
     effective_filters,
     filter_policy_of,
+    load_arguments,
     settings_to_dict,
-    token_value,
 )
 
 if TYPE_CHECKING:
@@ -172,7 +171,7 @@ class GenerativeRetriever(Lifecycle["GenerativeEngine"]):
         Find documents. None means as configured.
 
         :param query: Any text; an empty one finds nothing. Of one that is longer than the model reads, the end is left
-            out and a warning logged.
+            out, which the first time is a warning.
         :param filters: Haystack filters.
         :param top_k: Most documents to return; 0 returns none.
         :param scale_score: Whether scores are mapped to 0..1.
@@ -266,15 +265,7 @@ class GenerativeRetriever(Lifecycle["GenerativeEngine"]):
         from gr_components.decoding.grammar import Grammar, marker_grammar
         from gr_components.models.seq2seq.folder import load_seq2seq
 
-        loaded = load_seq2seq(
-            self.model,
-            device=device_name(self.device),
-            dtype=self.dtype,
-            revision=self.revision,
-            token=token_value(self.token),
-            local_files_only=self.local_files_only,
-            model_kwargs=self.model_kwargs,
-        )
+        loaded = load_seq2seq(self.model, **load_arguments(self))
         described = loaded.info.get("grammar")
         grammar = marker_grammar(loaded.tokenizer) if described is None else Grammar.from_dict(described)
         stored = loaded.info.get("calibration")

@@ -129,7 +129,7 @@ def test_a_long_question_is_cut_and_said_so(
     long = "where " * 40
     answers = reader.run(query=long, documents=documents)["answers"]
     assert answers[0].query == long
-    assert "The question is longer than 32 tokens" in caplog.text
+    assert "1 of 1 questions are longer than the 32 tokens that the model reads" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["top_k", "num_answers", "num_beams", "batch_size"])

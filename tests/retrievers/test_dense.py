@@ -172,7 +172,7 @@ def test_empty_and_long_queries(retriever, caplog):
     assert len(retriever.run(query="word " * 62)["documents"]) == len(_SUBJECTS)
     assert not caplog.records, "62 words and two special tokens are just what the model takes"
     assert len(retriever.run(query="word " * 20_000)["documents"]) == len(_SUBJECTS)
-    assert "1 of 1 queries are longer than the 64 tokens that are read, first 'word word" in caplog.text
+    assert "1 of 1 queries are longer than the 64 tokens that the model reads" in caplog.text
 
 
 def test_prefixes_come_from_the_model_or_the_setting(store, tiny_encoder, tmp_path):

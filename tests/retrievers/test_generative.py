@@ -306,7 +306,7 @@ def test_long_queries_are_cut_with_a_warning(retriever: GenerativeRetriever, cap
     with caplog.at_level(logging.WARNING):
         found = retriever.run(query="the capital of Austria and " * 40)["documents"]
     assert found
-    assert ["the end is left out" in record.message for record in caplog.records] == [True]
+    assert ["their end is left out" in record.message for record in caplog.records] == [True]
 
 
 @pytest.mark.parametrize(
