@@ -69,6 +69,8 @@ class Console:
     """
     Shows events to a person: a bar on a terminal, elsewhere at most one line every ten seconds and one at the end.
 
+    Warnings, whose names begin with `WARNING`, are shown once: every stage of a recipe reads its data and has the same.
+
     :param stream: Where to write; standard error by default.
     """
 
@@ -77,17 +79,25 @@ class Console:
         self._bars: dict[str, Any] = {}
         self._started: dict[str, float] = {}
         self._written: dict[str, float] = {}
+        self._warned: set[str] = set()
 
     def event(self, name: str, **fields: Any) -> None:
         """Show one event."""
         step, total = fields.pop("step", None), fields.pop("total", None)
         done = bool(fields.pop("done", False))
         if step is None:
-            self._write(f"{name}: {_format(fields)}" if fields else name)
+            self._once(name, f"{name}: {_format(fields)}" if fields else name)
         elif self._stream.isatty():
             self._bar(name, step, total, done, fields)
         else:
             self._line(name, step, total, done, fields)
+
+    def _once(self, name: str, line: str) -> None:
+        if name.startswith("WARNING"):
+            if line in self._warned:
+                return
+            self._warned.add(line)
+        self._write(line)
 
     def _bar(self, name: str, step: int, total: int | None, done: bool, fields: dict[str, Any]) -> None:
         bar = self._bars.get(name)

@@ -102,7 +102,9 @@ def test_optional_sets_may_be_missing_and_others_not(sources):
         source(sources, name=name, corpus=f"nowhere/{name}/corpus.jsonl", optional=True, url="https://example.org/data")
         for name in ("b", "c")
     ]
-    loaded = load_sources([source(sources), *gone], (), Console(stream))
+    console = Console(stream)
+    for _ in range(2):  # as the stages of a recipe do
+        loaded = load_sources([source(sources), *gone], (), console)
     assert [each.name for each in loaded] == ["toy"]
     (warning,) = [line for line in stream.getvalue().splitlines() if "skipped" in line]
     assert warning.startswith("WARNING: data skipped: sets=b, c ")
