@@ -32,9 +32,10 @@ from gr_components.progress import Silent
 from gr_training.checkpoint import load_weights
 from gr_training.cli import command
 from gr_training.config import parse
+from gr_training.cross_encoder import calibrate
 from gr_training.mining.lists import MiningConfig, dense_search, lexical_search, mine
 from gr_training.recipes.listwise_ce import Config as RankerConfig
-from gr_training.recipes.listwise_ce import calibrate, validate
+from gr_training.recipes.listwise_ce import validate
 from gr_training.sources import QuestionSet, ValidationConfig, load_validation
 
 DEFINITIONS = Path(gr_pipelines.__file__).parent / "definitions"

@@ -12,7 +12,6 @@ retrieval score, which is the fusion of the 100 best of each search. The searche
 generative retriever takes part only where `mining.runs` has its run for `validation`.
 """
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -20,22 +19,25 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from pydantic import Field
-from torch import Tensor
 
-from gr_components.data import Passage, searchable_text
+from gr_components.data import searchable_text
 from gr_components.data.runs import ranked
 from gr_components.evaluation import evaluate_run
 from gr_components.models.pair_scorer_torch import PairScorerModule
-from gr_components.models.resolve import MINILM, resolve_model
-from gr_components.models.text_encoder import padded
-from gr_training.attention import register
-from gr_training.calibration import fit_platt, fold
+from gr_components.models.resolve import MINILM
 from gr_training.card import Provenance, describe, used
 from gr_training.config import STRICT_KEYS, checked_dataclass, to_plain
-from gr_training.cut_encoder import write_cut_encoder
+from gr_training.cross_encoder import (
+    build_ranker,
+    calibrate,
+    list_scores,
+    pair_batch,
+    passage_text,
+    platt,
+    score_lists,
+)
 from gr_training.fitting import Count, FitConfig
 from gr_training.loop import LossSum, fit
 from gr_training.losses.listwise import listwise_softmax
@@ -54,7 +56,6 @@ from gr_training.sources import (
 )
 from gr_training.windows import Windows
 
-_SCORING_CHUNKS = 3
 _PIPELINE_DEPTH = 100  # `candidates` of the pipeline `hybrid`
 
 
@@ -182,9 +183,9 @@ class _Examples:
             question = self.sets[number].questions[row]
             labels_BD[b, 0], mask_BD[b, : len(chosen)], base_BD[b, : len(chosen)] = 1.0, True, base
             pairs += [(question.text, self._read(number, passage, question.text, generator)) for passage in chosen]
-        chunks, order = _chunks(self.model, pairs, self.config.max_tokens, self.config.num_chunks)
+        batch = pair_batch(self.model, pairs, self.config.max_tokens, self.config.num_chunks)
         arrays = {"labels_BD": labels_BD, "mask_BD": mask_BD, "base_BD": base_BD}
-        return {"chunks": chunks, "order": order, **{name: torch.from_numpy(value) for name, value in arrays.items()}}
+        return {**batch, **{name: torch.from_numpy(value) for name, value in arrays.items()}}
 
     @cached_property
     def _windows(self) -> list[Windows]:
@@ -193,7 +194,7 @@ class _Examples:
     def _read(self, number: int, row: int, question: str, generator: np.random.Generator) -> str:
         passage = self.sets[number].passages[row]
         if self.config.window_words is None:
-            return _text(passage)
+            return passage_text(passage)
         return searchable_text(passage.title, self._windows[number].cut(row, question, generator))
 
     def _draw(self, number: int, row: int, generator: np.random.Generator) -> tuple[list[int], list[float]]:
@@ -208,10 +209,8 @@ class _Examples:
 
 
 def _loss(model: PairScorerModule, batch: dict[str, Any], base_weight: float) -> LossSum:
-    scores_P = torch.cat([model(**chunk).float() for chunk in batch["chunks"]])[batch["order"]]
-    mask_BD = batch["mask_BD"]
-    scores_BD = torch.zeros(mask_BD.shape, device=scores_P.device).masked_scatter(mask_BD, scores_P)
-    loss_B = listwise_softmax(scores_BD + base_weight * batch["base_BD"], batch["labels_BD"], mask_BD)
+    scores_BD = list_scores(model, batch, batch["mask_BD"])
+    loss_B = listwise_softmax(scores_BD + base_weight * batch["base_BD"], batch["labels_BD"], batch["mask_BD"])
     return LossSum(loss_B.sum(), len(loss_B))
 
 
@@ -230,8 +229,8 @@ def validate(
     :param max_tokens: Longest pair.
     :param ranker_weight: Weight of the probability.
     """
-    scored = _scored_lists(model, questions, lists, max_tokens)
-    slope, offset = _platt(questions, lists, scored)
+    scored = score_lists(model, questions, lists, max_tokens)
+    slope, offset = platt(questions, lists, scored)
     runs: dict[str, dict[str, list[tuple[str, float]]]] = {"base ": {}, "": {}, "fused ": {}}
     for question, rows, base, scores in zip(questions.questions, lists.rows, lists.scores, scored, strict=True):
         ids = [questions.passages[row].id for row in rows]
@@ -242,81 +241,8 @@ def validate(
     return {f"{name}{measure}": value for name, values in means.items() for measure, value in values.items()}
 
 
-def calibrate(model: PairScorerModule, questions: QuestionSet, lists: CandidateLists, max_tokens: int) -> None:
-    """
-    Make the sigmoid of the model's scores the probability that a candidate is relevant; their order stays.
-
-    :param model: Its last layer is changed.
-    :param questions: Validation questions.
-    :param lists: Their candidates.
-    :param max_tokens: Longest pair.
-    """
-    with torch.no_grad():
-        scored = _scored_lists(model, questions, lists, max_tokens)
-    fold(model, *_platt(questions, lists, scored))
-
-
-def _scored_lists(
-    model: PairScorerModule, questions: QuestionSet, lists: CandidateLists, max_tokens: int
-) -> list[npt.NDArray[np.float64]]:
-    """Scores of each question's candidates."""
-    scored = []
-    for question, rows in zip(questions.questions, lists.rows, strict=True):
-        pairs = [(question.text, _text(questions.passages[row])) for row in rows]
-        scored.append(_scores(model, pairs, max_tokens).astype(np.float64))
-    return scored
-
-
-def _platt(
-    questions: QuestionSet, lists: CandidateLists, scored: Sequence[npt.NDArray[np.float64]]
-) -> tuple[float, float]:
-    """Slope and offset that make the scores of validation candidates log-odds of being relevant."""
-    labels = [
-        np.isin(rows, each).astype(np.float64) for rows, each in zip(lists.rows, questions.positives, strict=True)
-    ]
-    return fit_platt(np.concatenate([np.zeros(0), *scored]), np.concatenate([np.zeros(0), *labels]))
-
-
-def _scores(model: PairScorerModule, pairs: Sequence[tuple[str, str]], max_tokens: int) -> npt.NDArray[np.float32]:
-    if not pairs:
-        return np.zeros(0, np.float32)
-    device = next(model.parameters()).device
-    chunks, order = _chunks(model, pairs, max_tokens, _SCORING_CHUNKS)
-    with torch.autocast(device.type, torch.bfloat16):
-        parts = [model(**{k: v.to(device) for k, v in chunk.items()}).float().cpu() for chunk in chunks]
-    return np.asarray(torch.cat(parts)[order].numpy())
-
-
-def _chunks(
-    model: PairScorerModule, pairs: Sequence[tuple[str, str]], max_tokens: int, num_chunks: int
-) -> tuple[list[dict[str, Tensor]], Tensor]:
-    """Tokenize pairs into padded batches of similar length; also each pair's place in their concatenation."""
-    tokenizer = model.tokenizer
-    encoded = tokenizer.encode_templated([q for q, _ in pairs], [p for _, p in pairs], max_length=max_tokens)
-    by_length = np.argsort([len(e.ids) for e in encoded], kind="stable")
-    chunks = []
-    for rows in np.array_split(by_length, min(num_chunks, len(pairs))):
-        arrays = padded([encoded[row] for row in rows], tokenizer.pad_id, type_ids=model.info.type_ids)
-        chunks.append({name: torch.from_numpy(array) for name, array in arrays.items()})
-    return chunks, torch.from_numpy(np.argsort(by_length))
-
-
-def _text(passage: Passage) -> str:
-    return searchable_text(passage.title, passage.text)
-
-
 def _build(config: Config, sets: Sequence[QuestionSet]) -> PairScorerModule:
-    changes: dict[str, Any] = {"hidden_dropout_prob": config.dropout, "attention_probs_dropout_prob": 0.0}
-    if config.layers is not None:
-        changes["num_hidden_layers"] = config.layers
-    with tempfile.TemporaryDirectory(prefix="gr-encoder-") as temporary:
-        folder = resolve_model(config.model)
-        if config.vocabulary:
-            write_cut_encoder(folder, texts_of(sets, config.vocabulary), Path(temporary))
-            folder = Path(temporary)
-        torch.manual_seed(config.fit.seed)  # of the new head
-        model = PairScorerModule.from_encoder(folder, max_length=config.serving_tokens, config=changes)
-    transformer: Any = model.model
-    transformer.set_attn_implementation(register())
-    transformer.config.architectures = [type(transformer).__name__]
-    return model
+    return build_ranker(
+        config.model, texts_of(sets, config.vocabulary) if config.vocabulary else None, layers=config.layers,
+        dropout=config.dropout, max_length=config.serving_tokens, seed=config.fit.seed,
+    )  # fmt: skip
