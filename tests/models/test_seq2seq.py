@@ -259,6 +259,43 @@ def test_folder_round_trip(built, tmp_path: Path, weights, tolerance: float) -> 
     assert not list(tmp_path.glob("m.*"))  # nothing temporary is left
 
 
+@pytest.mark.parametrize("kind", [*KINDS, "bert, one matrix", "bert, decoder's matrix", "bert, three matrices"])
+@torch.no_grad()
+def test_matrices_that_are_shared_or_not_stay_so(kind: str, built, tmp_path: Path) -> None:
+    hf = hugging_face_model(kind.partition(",")[0])
+    if kind.startswith("bert, "):
+        encoder, decoder, output = _embeddings(hf)
+        decoder.weight = encoder.weight if "one" in kind else torch.nn.Parameter(encoder.weight + 1)
+        output.weight = decoder.weight if "three" not in kind else torch.nn.Parameter(encoder.weight + 2)
+    model = Seq2SeqModel(hf).eval()
+    save_seq2seq(model, built[1], {"task": "test"}, tmp_path / "model")
+    again = load_seq2seq(str(tmp_path / "model"), device="cpu").model
+    fed = inputs(3)
+    everything = torch.ones_like(fed, dtype=torch.bool)
+    scores = [m.log_probs(m.encode(*sources()), fed, fed.flip(1), everything) for m in (model, again)]
+    assert scores[0].std() > 0.3
+    torch.testing.assert_close(scores[1], scores[0], atol=1e-6, rtol=0)
+    assert len(list(again.hf.parameters())) == len(list(hf.parameters())), "as many different matrices"
+
+
+def test_sharing_that_a_folder_cannot_tell_is_refused(built, tmp_path: Path) -> None:
+    odd = hugging_face_model("bert")
+    encoder, decoder, output = _embeddings(odd)
+    decoder.weight, output.weight = torch.nn.Parameter(encoder.weight + 1), encoder.weight
+    untied = hugging_face_model("bart")
+    untied.lm_head.weight = torch.nn.Parameter(untied.lm_head.weight + 1)
+    for hf, message in ((odd, "shares its matrix with the encoder"), (untied, "tie_word_embeddings is True")):
+        with pytest.raises(ModelError, match=message):
+            save_seq2seq(Seq2SeqModel(hf), built[1], {}, tmp_path / "model")
+    assert not any(tmp_path.iterdir())
+
+
+def _embeddings(hf: torch.nn.Module) -> tuple[torch.nn.Module, torch.nn.Module, torch.nn.Module]:
+    """Encoder embedding, decoder embedding and output layer of a BERT-to-BERT model."""
+    return (hf.encoder.embeddings.word_embeddings, hf.decoder.bert.embeddings.word_embeddings,
+            hf.decoder.cls.predictions.decoder)  # fmt: skip
+
+
 def test_small_folders_leave_out_what_nothing_reads(built, tmp_path: Path) -> None:
     model, tokenizer = built
     assert model.hf.encoder.pooler is not None

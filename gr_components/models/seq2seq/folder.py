@@ -37,6 +37,8 @@ Weights = Literal["float32", "float16", "int8"]
 _FULL, _COPY, _INT8 = "model.safetensors", "copy_head.safetensors", row_weights.FILE_NAME
 _COPY_PREFIX = "copy_head."
 _POOLER = "encoder.pooler."  # of a BERT encoder; nothing reads it
+_DECODER_EMBEDDING = "decoder.bert.embeddings.word_embeddings.weight"
+_OUTPUT_LAYER = "decoder.cls.predictions.decoder.weight"
 
 
 @dataclass
@@ -119,7 +121,9 @@ def save_seq2seq(
     :param folder: Where to.
     :param weights: `float32`, `float16` or `int8` (one scale per matrix row).
     :raises ConfigError: If `weights` is unknown.
+    :raises ModelError: If its embeddings are shared in a way that could not be read back.
     """
+    _check_sharing(model.hf)
     if weights not in ("float32", "float16", "int8"):
         msg = f"weights must be float32, float16 or int8, got {weights!r}."
         raise ConfigError(msg)
@@ -170,23 +174,53 @@ def tie_bert_decoder(hf: Any) -> None:
 
     :param hf: An `EncoderDecoderModel`; changed in place.
     """
-    shared = hf.encoder.embeddings.word_embeddings.weight
-    hf.decoder.bert.embeddings.word_embeddings.weight = shared
-    hf.decoder.cls.predictions.decoder.weight = shared
+    encoder, decoder, output = _bert_embeddings(hf)
+    decoder.weight = output.weight = encoder.weight
+
+
+def _bert_embeddings(hf: Any) -> tuple[torch.nn.Embedding, torch.nn.Embedding, torch.nn.Linear]:
+    """Embeddings of encoder and decoder, and output layer of a BERT-to-BERT model."""
+    decoder = hf.decoder.bert.embeddings.word_embeddings
+    return hf.encoder.embeddings.word_embeddings, decoder, hf.decoder.cls.predictions.decoder
+
+
+def _share_as_saved(hf: Any, state: Mapping[str, Tensor]) -> None:
+    """Give a BERT-to-BERT model as many embedding matrices as its folder has: one, two or three."""
+    encoder, decoder, output = _bert_embeddings(hf)
+    for module, name, other in ((decoder, _DECODER_EMBEDDING, encoder), (output, _OUTPUT_LAYER, decoder)):
+        module.weight = torch.nn.Parameter(torch.empty_like(other.weight)) if name in state else other.weight
+
+
+def _check_sharing(hf: Any) -> None:
+    """Refuse what a folder cannot tell: it stores each matrix once, and config.json says little about sharing."""
+    if hf.config.model_type == "encoder-decoder":
+        encoder, decoder, output = (module.weight.data_ptr() for module in _bert_embeddings(hf))
+        if output == encoder != decoder:
+            msg = "The output layer shares its matrix with the encoder but not with the decoder. Share all or none."
+            raise ModelError(msg)
+        return
+    shared = hf.get_output_embeddings().weight.data_ptr() == hf.get_input_embeddings().weight.data_ptr()
+    if shared != hf.config.tie_word_embeddings:
+        is_shared = "shares" if shared else "does not share"
+        msg = (
+            f"The output layer {is_shared} its matrix with the embedding, but the config's tie_word_embeddings is "
+            f"{hf.config.tie_word_embeddings}. Correct it before saving, or the model would change when it is loaded."
+        )
+        raise ModelError(msg)
 
 
 def _load_own(folder: Path, info: Mapping[str, Any]) -> Seq2SeqModel:
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    state = _read_weights(folder)
     if config.model_type == "encoder-decoder":
         hf: Any = EncoderDecoderModel(config=config)
-        tie_bert_decoder(hf)
+        _share_as_saved(hf, state)
+        if not any(name.startswith(_POOLER) for name in state):
+            hf.encoder.pooler = None
     else:
         hf = AutoModelForSeq2SeqLM.from_config(config)
     copy = info.get("copy")
     model = Seq2SeqModel(hf, None if copy is None else CopyConfig(**copy))
-    state = _read_weights(folder)
-    if config.model_type == "encoder-decoder" and not any(name.startswith(_POOLER) for name in state):
-        hf.encoder.pooler = None
     own = {key.removeprefix(_COPY_PREFIX): state.pop(key) for key in list(state) if key.startswith(_COPY_PREFIX)}
     _assign(hf, state, folder)
     if model.copy is not None:
