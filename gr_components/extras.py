@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+from collections.abc import Iterable
 from types import ModuleType
 
 from gr_components.errors import ConfigError, MissingExtraError
@@ -41,16 +42,28 @@ def need(module: str, extra: str) -> ModuleType:
     if module.partition(".")[0] not in _OPTIONAL:
         msg = f"'{module}' is not among the optional packages of {_DISTRIBUTION}: {', '.join(_OPTIONAL)}."
         raise ConfigError(msg)
-    if not installed(module):
-        package = module.partition(".")[0]
-        msg = f"This needs '{package}', which is not installed. Run: pip install '{_DISTRIBUTION}[{extra}]'"
-        raise MissingExtraError(msg)
+    check_installed([module], extra)
     return importlib.import_module(module)
 
 
 # A pipeline file may name any function of a trusted package as a callback, and Haystack tells the package of a function
 # by this attribute. One that imports by name must not be among those, however harmless its list.
 need.__module__ = "importlib"
+
+
+def check_installed(modules: Iterable[str], extra: str) -> None:
+    """
+    Make sure that optional modules are there before work begins, without importing them.
+
+    :param modules: Their import names.
+    :param extra: The extra of this distribution that installs them all.
+    :raises MissingExtraError: If the top-level package of one is not installed.
+    """
+    for module in modules:
+        if not installed(module):
+            package = module.partition(".")[0]
+            msg = f"This needs '{package}', which is not installed. Run: pip install '{_DISTRIBUTION}[{extra}]'"
+            raise MissingExtraError(msg)
 
 
 def installed(module: str) -> bool:

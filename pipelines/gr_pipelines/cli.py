@@ -218,6 +218,9 @@ def demo(
 
     On a terminal, questions that you type are answered afterwards.
     """
+    from gr_components.extras import check_installed
+
+    check_installed(("torch", "transformers", "numba", "faiss", "tantivy", "ir_measures"), "demo")
     from gr_pipelines.demo import data, runner, training
     from gr_pipelines.demo.engines import Models
 

@@ -58,9 +58,12 @@ def evaluate(
     :param report: Where progress goes.
     :returns: The measures (0 to 1, EM and F1 too), `ms_per_query` and `num_queries`.
     :raises DataError: If a file is malformed, or the judgements are for other questions.
+    :raises ConfigError: If a measure is unknown.
     """
     questions = list(read_questions(queries))
     judged = None if qrels is None else _judgements(qrels, questions, queries)
+    if judged is not None:
+        evaluate_run({}, {}, measures)  # a measure that cannot be computed is named before the search, not after it
     outcome = answer_all(pipeline, questions, top_k=top_k, filters=filters, report=report)
     out.mkdir(parents=True, exist_ok=True)
     write_run(out / "run.trec", outcome.run, tag="".join(Path(pipeline.name).stem.split()) or "gr")

@@ -127,6 +127,13 @@ def test_eval_without_judgements_writes_only_the_run(folder: Path, tmp_path: Pat
     assert [path.name for path in out.iterdir()] == ["run.trec"]
 
 
+def test_eval_refuses_an_unknown_measure_before_it_searches(folder: Path, tmp_path: Path) -> None:
+    asked = ("--queries", folder / "questions.jsonl", "--qrels", folder / "qrels.tsv", "--out", tmp_path / "out")
+    message = refused("eval", "bm25", "--store", folder / "store", *asked, "--measure", "nDGC@10", "--quiet")
+    assert "'nDGC@10' is no measure of ir-measures" in message
+    assert not (tmp_path / "out").exists()
+
+
 def test_indexing_again_changes_nothing(folder: Path) -> None:
     before = state(folder / "store")
     result = gr("index", folder / "docs.jsonl.gz", "--store", folder / "store", "--indexes", "lexical,dense", "--quiet")

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from gr_components.errors import ConfigError
+from gr_components.extras import check_installed
 from gr_components.progress import Console, Silent
 from gr_training.config import load_raw, parse, to_plain
 from gr_training.recipes import recipe_module
@@ -31,6 +32,7 @@ def command(
     if resume and restart:
         msg = "--resume and --restart exclude each other."
         raise click.UsageError(msg)
+    check_installed(("torch", "transformers", "safetensors", "accelerate"), "train")
     if not dry_run:
         tune_malloc()
     # Imports torch, which must not happen before the process has its final environment.
