@@ -6,13 +6,16 @@ import sys
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from haystack import Pipeline, component
+from haystack import Document, Pipeline, component
 from haystack.errors import FilterError
 
 from gr_components import __version__
 from gr_components.cli import Commands, main
+from gr_components.doctor import extras
+from gr_components.document_stores.local import LocalDocumentStore
 from gr_components.errors import DataError, MissingExtraError
 
 
@@ -115,6 +118,26 @@ def test_doctor_reports_extras_and_a_missing_store(tmp_path: Path) -> None:
         assert f"\n{section}\n" in result.stdout
     assert "torch" in result.stdout
     assert f"There is no folder '{tmp_path / 'none'}'" in result.stdout
+
+
+def test_doctor_lists_everything_and_the_health_of_a_store(tmp_path: Path) -> None:
+    store = LocalDocumentStore(tmp_path / "store")
+    store.write_documents([Document(id=str(n), content=f"text {n}") for n in range(3)])
+    store.lexical_search(["text"], top_k=1)
+    store.write_vectors("dense", [1, 2], np.eye(2))
+    store.close()
+    result = CliRunner().invoke(main, ["doctor", "--store", str(tmp_path / "store")])
+    assert result.exit_code == 0, result.stdout
+    found = dict(line[3:].split(maxsplit=1) for line in result.stdout.splitlines() if line.startswith("   "))
+    for name in ("gr-components", "haystack-ai", "Python", "system", "default", *(set(extras()) - {"all"})):
+        assert name in found, f"{name} is not reported"
+    assert found["gr-components"] == __version__
+    for line in ("dense encoder", "generator", "reader", "ranker", "model downloads", "compiled kernels"):
+        assert f"   {line} " in result.stdout
+    assert found["documents"] == "3"
+    assert "index 'lexical'        lexical, up to date" in result.stdout
+    assert "index 'dense'          vector, 1 documents behind: run gr index" in result.stdout
+    assert result.stdout.endswith("No problems found.\n")
 
 
 def test_doctor_names_the_command_for_a_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,18 +2,19 @@
 
 import pytest
 from haystack.document_stores.types import FilterPolicy
+from haystack.utils import ComponentDevice, Device, DeviceMap, Secret
 
 from gr_components.document_stores.local import LocalDocumentStore
 from gr_components.embedders.document import DocumentEmbedder
 from gr_components.embedders.indexer import DenseIndexer
-from gr_components.errors import ConfigError
+from gr_components.errors import ConfigError, DeviceError
 from gr_components.rankers.cross_encoder import CrossEncoderRanker
 from gr_components.readers.fid import FiDReader
 from gr_components.retrievers.bm25 import BM25Retriever
 from gr_components.retrievers.dense import DenseRetriever
 from gr_components.retrievers.embedding import LocalEmbeddingRetriever
 from gr_components.retrievers.generative import GenerativeRetriever
-from gr_components.settings import effective_filters
+from gr_components.settings import effective_filters, load_arguments
 from gr_components.writers.generative import GenerativeIndexer
 
 _STORE = (BM25Retriever, DenseRetriever, LocalEmbeddingRetriever, GenerativeRetriever, DenseIndexer, GenerativeIndexer)
@@ -87,6 +88,19 @@ def test_filter_policies_have_names(store, cls, monkeypatch):
         component = _made(cls, store, filter_policy=value)
         assert component.to_dict()["init_parameters"]["filter_policy"] == "merge"
         assert cls.from_dict(component.to_dict()).filter_policy is FilterPolicy.MERGE
+
+
+@pytest.mark.parametrize("cls", _MODEL)
+def test_what_a_user_sets_about_a_model_reaches_its_loader(store, cls, monkeypatch):
+    monkeypatch.setenv("MY_HUB_TOKEN", "secret")
+    plain = {"dtype": "bfloat16", "revision": "v2", "local_files_only": True, "model_kwargs": {"a": 1}}
+    device, token = ComponentDevice.from_str("cuda:1"), Secret.from_env_var("MY_HUB_TOKEN")
+    component = _made(cls, store, device=device, token=token, **plain)
+    assert load_arguments(component) == {**plain, "device": "cuda:1", "token": "secret"}
+    assert load_arguments(_made(cls, store))["device"] is None, "the loader takes the best there is"
+    several = DeviceMap({"encoder": Device.gpu(0), "decoder": Device.gpu(1)})
+    with pytest.raises(DeviceError, match="A device map over several devices is not supported"):
+        load_arguments(_made(cls, store, device=ComponentDevice.from_multiple(several)))
 
 
 def test_empty_filters_mean_none_and_not_the_configured_ones():

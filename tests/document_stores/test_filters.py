@@ -152,24 +152,22 @@ def store(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "filters",
+    ("filters", "message"),
     [
-        [],
-        {"operator": "AND", "conditions": None},
-        {"operator": "XOR", "conditions": []},
-        {"operator": "AND", "conditions": ["a"]},
-        {"field": 5, "operator": "==", "value": 1},
-        {"field": "meta.n", "operator": "~", "value": 1},
-        {"field": "meta.n", "operator": ["=="], "value": 1},
-        {"field": "meta.n", "operator": ">", "value": "soon"},
-        {"field": "meta.n", "operator": ">", "value": {}},
-        {"field": "id", "operator": ">", "value": 5},
+        ({"conditions": []}, "'operator' key missing"),
+        ({"operator": "AND", "conditions": None}, "'conditions' must be a list, got None"),
+        ({"operator": "XOR", "conditions": []}, "Unknown operator 'XOR' .* Valid here: AND, OR, NOT"),
+        ({"operator": "AND", "conditions": ["a"]}, "A filter must be a dictionary, got str: 'a'"),
+        ({"field": 5, "operator": "==", "value": 1}, "'field' must be a string, got 5"),
+        ({"field": "meta.n", "operator": "~", "value": 1}, "Unknown operator '~' .* Valid here: ==, !=, in,"),
+        ({"field": "meta.n", "operator": ["=="], "value": 1}, r"Unknown operator \['=='\]"),
+        ({"field": "meta.n", "operator": ">", "value": "soon"}, "cannot be used with 'soon'"),
+        ({"field": "meta.n", "operator": ">", "value": {}}, "cannot be applied to document '0'"),
+        ({"field": "id", "operator": ">", "value": 5}, "only comparable if they are ISO formatted dates"),
     ],
 )
-def test_malformed_filters(store, filters):
-    if filters == []:
-        filters = {"conditions": []}
-    with pytest.raises(FilterError):
+def test_malformed_filters(store, filters, message):
+    with pytest.raises(FilterError, match=message):
         store.filter_documents(filters)
 
 

@@ -1,15 +1,19 @@
 """The shipped models through the real commands: index, search, ask, evaluate, as the README says, on a slice."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner
 
 from gr_components.cli import main
 from gr_components.data import write_corpus, write_qrels, write_questions
 from gr_pipelines.demo import data
+from gr_pipelines.demo.console import converse
+from gr_pipelines.query import QueryPipeline
 
 QUESTION = "What stadium hosted Super Bowl 50?"
 QUESTIONS = 6
@@ -85,6 +89,28 @@ def test_eval_measures_answers(folder: Path, tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (out / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
     assert len(lines) == QUESTIONS
     assert all(line["answer"] and line["documents"] for line in lines)
+
+
+def test_the_demo_answers_typed_questions(folder: Path) -> None:
+    store = str(folder / "store")
+
+    @click.command()
+    def ask() -> None:
+        with QueryPipeline("qa", store=store) as qa, QueryPipeline("generative", store=store) as generative:
+            converse(qa, generative)
+
+    result = CliRunner().invoke(ask, input=f"{QUESTION}\n\nnever asked\n")
+    assert result.exception is None
+    answer, identifiers = result.stdout.split("Identifiers that the generator wrote")
+    assert "Levi's Stadium" in answer
+    shares = [int(share) for share in re.findall(r"^ +(\d+)%  ", answer, re.MULTILINE)]
+    assert len(shares) == 5, "the passages with the reader's attention to each"
+    assert sum(shares) == pytest.approx(100, abs=3)
+    assert identifiers.count("Super Bowl 50") >= 3
+    assert identifiers.count("matched: ") == 3
+    assert result.stdout.count("Question:") == 2, "an empty line ends"
+    ended = CliRunner().invoke(ask, input="")
+    assert ended.exception is None, "so does the end of the input"
 
 
 def test_models_are_small_and_have_no_pickle() -> None:

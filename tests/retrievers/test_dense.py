@@ -259,7 +259,7 @@ def test_documents_without_vectors_are_reported(tmp_path, tiny_encoder, caplog):
 
 
 def test_another_width_is_an_error(store):
-    with pytest.raises(DimensionError, match="16"):
+    with pytest.raises(DimensionError, match=r"shape \(1, 2\), the index needs \(queries, 16\). Use the model"):
         LocalEmbeddingRetriever(document_store=store).run(query_embedding=[1.0, 2.0])
     with pytest.raises(NumericsError, match="NaN"):
         LocalEmbeddingRetriever(document_store=store).run(query_embedding=[float("nan")] * 16)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from gr_components.errors import ConfigError, NumericsError, ProvenanceError
 from gr_training.checkpoint import load_weights
@@ -138,6 +139,25 @@ def test_two_processes_equal_one(toy, tmp_path):
     assert [e["at"] for e in events(tmp_path / "two", "validation")] == [10, 20, 30], "the main process alone validates"
     toy.run(tmp_path / "one", steps=30, dropout=0.0, validate_every=10)
     assert_same(weights(tmp_path / "one"), weights(tmp_path / "two"), 1e-5)
+
+
+def test_gradients_are_clipped(toy, tmp_path):
+    norms: list[float] = []
+
+    def measure(optimiser, *_):
+        gradients = [p.grad for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
+        norms.append(torch.cat([gradient.flatten() for gradient in gradients]).norm().item())
+
+    hook = register_optimizer_step_pre_hook(measure)
+    try:
+        toy.run(tmp_path / "clipped", clip=0.05, steps=10)
+        toy.run(tmp_path / "not", clip=0, steps=10)
+    finally:
+        hook.remove()
+    clipped, free = norms[:10], norms[10:]
+    assert len(free) == 10
+    assert max(clipped) == pytest.approx(0.05, rel=1e-3)
+    assert free[0] > 0.1, "otherwise there was nothing to clip"
 
 
 def test_training_stops_early_and_returns_to_the_best(toy, tmp_path, monkeypatch):

@@ -50,7 +50,7 @@ class Measurement:
         self._read(answers, "test")
         self._search(unseen, "unseen", {name: self._shared[name] for name in _UNSEEN_SYSTEMS})
         self._read(f"{unseen}: answers of the reader", "unseen")
-        self._compare(test, adds, answers)
+        self._compare(test, unseen, adds, answers)
         return self._results
 
     def _time(self, searches: Mapping[str, Search]) -> None:
@@ -93,7 +93,7 @@ class Measurement:
     def _add(self, group: str, system: str, evaluation: Evaluation, ms: float | None) -> None:
         self._results.rows.append(Row(group=group, system=system, evaluation=evaluation, ms_per_query=ms))
 
-    def _compare(self, test: str, adds: str, answers: str) -> None:
+    def _compare(self, test: str, unseen: str, adds: str, answers: str) -> None:
         by_key = {row.key: row.evaluation for row in self._results.rows}
         hybrid, ranked, generative = (
             row_key(test, name) for name in (engines.HYBRID, engines.RANKED, engines.GENERATIVE)
@@ -105,6 +105,10 @@ class Measurement:
             "what the trained generator adds to matching words": ("R@1", controls),
             "what the hybrid adds": ("nDCG@10", [(hybrid, row_key(test, name)) for name in parts]),
             "what the cross-encoder adds": ("nDCG@10", [(ranked, hybrid)]),
+            "what the cross-encoder adds on unseen passages": (
+                "nDCG@10",
+                [(row_key(unseen, engines.RANKED), row_key(unseen, engines.HYBRID))],
+            ),
             "what the reader makes of its passages": ("F1", [(several, one), (several, shuffled), (several, nothing)]),
         }
         for heading, (measure, pairs) in families.items():
