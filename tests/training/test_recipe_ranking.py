@@ -148,8 +148,9 @@ def test_a_plan_with_times(tmp_path, taught):
     result = gr_train(tmp_path, taught, "--dry-run")
     done(result)
     lines = result.stderr.splitlines()
-    assert [line.split()[0] for line in lines if line][-5:] == ["train", "mine-1", "teach-1", "rank-1", "total"]
-    assert "4 steps of 3 lists" in lines[-2]
+    names = [line.split()[0] for line in lines if line][-6:]
+    assert names == ["train", "mine-1", "teach-1", "rank-1", "calibrate", "total"]
+    assert "4 steps of 3 lists" in lines[-3]
     assert not (tmp_path / "run").exists()
 
 

@@ -177,7 +177,7 @@ def score_pairs(model: PairScorerModule, pairs: Sequence[tuple[str, str]], max_t
     return np.asarray(torch.cat(parts)[batch["order"]].numpy())
 
 
-def score_lists(
+def score_candidates(
     model: PairScorerModule, questions: QuestionSet, lists: CandidateLists, max_tokens: int
 ) -> list[npt.NDArray[np.float64]]:
     """
@@ -220,7 +220,7 @@ def calibrate(model: PairScorerModule, questions: QuestionSet, lists: CandidateL
     :param lists: Their candidates.
     :param max_tokens: Longest pair.
     """
-    fold(model, *platt(questions, lists, score_lists(model, questions, lists, max_tokens)))
+    fold(model, *platt(questions, lists, score_candidates(model, questions, lists, max_tokens)))
 
 
 def _prepared(model: PairScorerModule) -> PairScorerModule:

@@ -35,12 +35,13 @@ class Shape:
     output: float
 
 
-def shape_of(model: str, decoder_layers: int | None = None) -> Shape | None:
+def shape_of(model: str, decoder_layers: int | None = None, encoder_layers: int | None = None) -> Shape | None:
     """
     Read a model's size from its `config.json`; None if it is not on this machine.
 
     :param model: A folder, a `package:` path, or a hub name.
     :param decoder_layers: Of an encoder-decoder that is to be built from it.
+    :param encoder_layers: How many of an encoder's layers are kept; all by default.
     """
     try:
         folder = resolve_model(model, local_files_only=True)
@@ -53,7 +54,7 @@ def shape_of(model: str, decoder_layers: int | None = None) -> Shape | None:
         return None
     above = decoder_layers or last.get("decoder_layers") or last.get("num_hidden_layers") or 0
     below = first.get("encoder_layers") or first.get("num_hidden_layers") or first.get("num_layers") or 0
-    return Shape(12 * width**2 * below, 16 * width**2 * above, float(config.get("vocab_size") or
+    return Shape(12 * width**2 * (encoder_layers or below), 16 * width**2 * above, float(config.get("vocab_size") or
                  first.get("vocab_size", 0)) * width)  # fmt: skip
 
 
@@ -110,6 +111,17 @@ def scoring_minutes(shape: Shape | None, pairs: int) -> float | None:
     :param pairs: How many it reads.
     """
     return None if shape is None else _minutes(2.0 * pairs * shape.encoder * _PAIR_TOKENS)
+
+
+def pair_minutes(shape: Shape | None, steps: int, pairs: int) -> float | None:
+    """
+    Estimate training of a model that reads question and passage together.
+
+    :param shape: The model.
+    :param steps: Optimiser steps.
+    :param pairs: Pairs of each, all rounds together.
+    """
+    return None if shape is None else _minutes(6.0 * steps * pairs * shape.encoder * _PAIR_TOKENS)
 
 
 def _minutes(operations: float) -> float:

@@ -7,13 +7,15 @@ likelihood of identifiers of a relevant passage, without which the model forgets
 Shapes: B questions, D passages of each list, N keys of each passage, K distinct keys of each question.
 """
 
+import contextlib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -30,7 +32,7 @@ from gr_training.fitting import Count, FitConfig, Natural
 from gr_training.identifier_batches import IdentifierBatches
 from gr_training.key_scores import KeyBatches, key_log_probs
 from gr_training.likelihood import token_log_probs
-from gr_training.loop import LossSum, fit
+from gr_training.loop import LossSum, Progress, fit
 from gr_training.lora import LoraConfig
 from gr_training.losses.identifier_score import as_searched, normalise, passage_scores
 from gr_training.mining.candidate_lists import CandidateList, read_lists
@@ -70,6 +72,19 @@ class RankConfig:
     fit: FitConfig
 
 
+class PassageReader(Protocol):
+    """Whatever else reads the passages of the lists, such as a teacher that is trained beside the model."""
+
+    def make(self, places: Sequence[tuple[int, int]], documents: Sequence[npt.NDArray[np.int64]]) -> dict[str, Any]:
+        """
+        Build its part of a batch.
+
+        :param places: For each list the number of its set and the row of its question.
+        :param documents: For each list the rows of its passages.
+        """
+        ...
+
+
 class RankBatches:
     """
     Batches of lists with the likelihood pairs of the same questions.
@@ -80,14 +95,16 @@ class RankBatches:
     :param sampler: Draws the identifiers of the likelihood term; None leaves it out.
     :param tokenizer: The model's tokenizer.
     :param grammar: The model's grammar.
+    :param reader: Reads the passages and gives the teacher's scores; None for teachers that scored the lists before.
     """
 
     def __init__(
         self, config: RankConfig, lists: Sequence[CandidateList], places: Sequence[tuple[int, int]],
         sources: Sequence[list[int]], sampler: PairSampler | None, tokenizer: TextTokenizer, grammar: Grammar,
+        reader: PassageReader | None = None,
     ) -> None:  # fmt: skip
         self._config, self._lists, self._places, self._sources = config, lists, places, sources
-        self._sampler = sampler
+        self._sampler, self._reader = sampler, reader
         self._padded = IdentifierBatches(tokenizer, grammar)
         self._keys = KeyBatches(tokenizer, grammar)
         self._pool = violating(lists, config.lists.violating)
@@ -109,7 +126,7 @@ class RankBatches:
         """
         positions = turn.positions(self._config.questions_per_step)
         chosen = [self._pool[row] for row in turn.rows(positions, len(self._pool))]
-        batch, pairs = ListBatch(self._config.lists, self._config.loss.teachers), []
+        batch, pairs = ListBatch(self._config.lists, () if self._reader else self._config.loss.teachers), []
         for position, place in zip(positions.tolist(), chosen, strict=True):
             generator = turn.generator(position)
             batch.add(self._lists[place], generator)
@@ -119,6 +136,8 @@ class RankBatches:
             "lists": batch.tensors(),
             "keys": self._keys.make([self._sources[place] for place in chosen], batch.keys),
         }
+        if self._reader is not None:
+            made["read"] = self._reader.make([self._places[place] for place in chosen], batch.documents)
         if self._sampler is not None:
             shape = self._sampler.config
             made["pairs"] = self._padded.groups(pairs, shape.body + shape.title)
@@ -134,17 +153,39 @@ def rank_loss(model: Seq2SeqModel, batch: Mapping[str, Any], config: RankConfig,
     :param config: Settings.
     :param reference: Scores are divided by it, so that margins do not depend on the number of identifiers.
     """
-    lists = batch["lists"]
-    scores_BD = score_lists(model, batch, config) / reference
-    if config.loss.scale == "root":
-        scores_BD = normalise(scores_BD, 1.0, alpha=config.loss.alpha)
+    lists, scores_BD = batch["lists"], scaled_scores(model, batch, config, reference)
     total = ranking_loss(
         config.loss, scores_BD, lists["mined_BD"], lists["labels_BD"], lists["teacher_BD"], lists["real_BD"],
         lists["draws_B2"],
     ).sum()  # fmt: skip
-    if config.likelihood_weight and "pairs" in batch:
-        total = total + config.likelihood_weight * mean_identifier_nll(model, batch["pairs"], len(scores_BD))
-    return LossSum(total, len(scores_BD))
+    return LossSum(total + likelihood_loss(model, batch, config), len(scores_BD))
+
+
+def scaled_scores(model: Seq2SeqModel, batch: Mapping[str, Any], config: RankConfig, reference: float) -> Tensor:
+    """
+    Return the scores of the passages of each list on the scale of the loss, with gradient.
+
+    :param model: The generative retriever.
+    :param batch: From `RankBatches.make`.
+    :param config: Settings.
+    :param reference: Scores are divided by it.
+    :returns: scores_BD; 0 for padding.
+    """
+    scores_BD = score_lists(model, batch, config) / reference
+    return normalise(scores_BD, 1.0, alpha=config.loss.alpha) if config.loss.scale == "root" else scores_BD
+
+
+def likelihood_loss(model: Seq2SeqModel, batch: Mapping[str, Any], config: RankConfig) -> Tensor | float:
+    """
+    Return the weighted likelihood loss, summed over questions; 0 without the term.
+
+    :param model: The generative retriever.
+    :param batch: From `RankBatches.make`.
+    :param config: Settings.
+    """
+    if not config.likelihood_weight:
+        return 0.0
+    return config.likelihood_weight * mean_identifier_nll(model, batch["pairs"], len(batch["lists"]["real_BD"]))
 
 
 def score_lists(model: Seq2SeqModel, batch: Mapping[str, Any], config: RankConfig) -> Tensor:
@@ -220,6 +261,44 @@ class RankInputs:
     recipe: Mapping[str, Any]
     weights: Literal["float32", "float16", "int8"] = "float32"
 
+    def hashes(self) -> dict[str, str]:
+        """Return the hashes of the mined lists by path."""
+        return {str(path): file_hash(path) for path in self.candidates.values()}
+
+    def provenance(self, task: str, base_model: str, progress: Progress) -> Provenance:
+        """
+        Say how a model came about.
+
+        :param task: What it does.
+        :param base_model: What it once started from.
+        :param progress: How training ended.
+        """
+        return Provenance(
+            task=task, recipe=self.recipe, base_model=base_model, data=used(self.sets), metrics=progress.best,
+            steps=(progress.step, progress.best_step), minutes=progress.seconds / 60,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RankWork:
+    """
+    A model with the lists that it is to be trained on.
+
+    :param model: The generative retriever.
+    :param tokenizer: Its tokenizer.
+    :param grammar: Its grammar.
+    :param base_model: What it once started from.
+    :param batches: Batches of the lists.
+    :param reference: Scores are divided by it.
+    """
+
+    model: Seq2SeqModel
+    tokenizer: TextTokenizer
+    grammar: Grammar
+    base_model: str
+    batches: RankBatches
+    reference: float
+
 
 def rank(config: RankConfig, inputs: RankInputs, run: Run) -> Path:
     """
@@ -231,42 +310,77 @@ def rank(config: RankConfig, inputs: RankInputs, run: Run) -> Path:
     :returns: The folder of the model.
     :raises ConfigError: If no list is left to learn from.
     """
-    start = StartConfig(model=str(inputs.model), dropout=config.dropout, lora=config.lora)
-    started = start_seq2seq(start, list, lambda t: np.ones(1), config.fit.seed)
-    model, tokenizer, grammar = started.model, started.tokenizer, Grammar.from_dict(started.info["grammar"])
-    lists, places = _read(config, inputs, tokenizer, grammar)
-    sampler = PairSampler(inputs.sets, tokenizer, grammar, inputs.pairs) if config.likelihood_weight else None
-    sources = tokenizer.encode([inputs.sets[number].questions[row].text for number, row in places])
-    batches = RankBatches(config, lists, places, sources, sampler, tokenizer, grammar)
-    reference = 1.0 if config.loss.scale == "raw" else reference_score(lists)
-    run.report.event("lists", questions=len(lists), used=len(batches), reference=round(reference, 2))
-    with tempfile.TemporaryDirectory(prefix="gr-validation-") as temporary:
-        searching = SearchValidation(
-            inputs.validation, training_questions(inputs.sets, inputs.validation), tokenizer, grammar, inputs.search,
-            Path(temporary), config.fit.precision,
-        )  # fmt: skip
+    work = begin(config, inputs, run)
+    with searching(config, inputs, work) as search:
         progress = fit(
-            model, batches.make, lambda m, batch: rank_loss(m, batch, config, reference), config.fit,
+            work.model, work.batches.make, lambda m, batch: rank_loss(m, batch, config, work.reference), config.fit,
             folder=run.out, resume=run.resume, device=run.device, report=run.report,
-            validate=searching.evaluate, metric="nDCG@10",
-            identity=identity(config, [{str(path): file_hash(path) for path in inputs.candidates.values()}]),
+            validate=search.evaluate, metric="nDCG@10", identity=identity(config, [inputs.hashes()]),
         )  # fmt: skip
-    provenance = Provenance(
-        task="generative_retriever", recipe=inputs.recipe, base_model=started.info.get("base_model", str(inputs.model)),
-        data=used(inputs.sets), metrics=progress.best, steps=(progress.step, progress.best_step),
-        minutes=progress.seconds / 60,
-    )  # fmt: skip
-
-    def write(folder: Path) -> None:
-        save_seq2seq(model, tokenizer, {"grammar": grammar.to_dict()}, folder, weights=inputs.weights)
-        describe(folder, provenance)
-
-    publish(run.model, write)
+    publish_retriever(inputs, work, progress, run)
     return run.model
 
 
+def begin(config: RankConfig, inputs: RankInputs, run: Run, reader: PassageReader | None = None) -> RankWork:
+    """
+    Load the model and the lists.
+
+    :param config: Settings.
+    :param inputs: What is read.
+    :param run: Where and how.
+    :param reader: See `RankBatches`.
+    :raises ConfigError: If no list is left to learn from.
+    """
+    start = StartConfig(model=str(inputs.model), dropout=config.dropout, lora=config.lora)
+    started = start_seq2seq(start, list, lambda t: np.ones(1), config.fit.seed)
+    tokenizer, grammar = started.tokenizer, Grammar.from_dict(started.info["grammar"])
+    lists, places = _read(config, inputs, tokenizer, grammar, () if reader else config.loss.teachers)
+    sampler = PairSampler(inputs.sets, tokenizer, grammar, inputs.pairs) if config.likelihood_weight else None
+    sources = tokenizer.encode([inputs.sets[number].questions[row].text for number, row in places])
+    batches = RankBatches(config, lists, places, sources, sampler, tokenizer, grammar, reader)
+    reference = 1.0 if config.loss.scale == "raw" else reference_score(lists)
+    run.report.event("lists", questions=len(lists), used=len(batches), reference=round(reference, 2))
+    base_model = started.info.get("base_model", str(inputs.model))
+    return RankWork(started.model, tokenizer, grammar, base_model, batches, reference)
+
+
+@contextlib.contextmanager
+def searching(config: RankConfig, inputs: RankInputs, work: RankWork) -> Iterator[SearchValidation]:
+    """
+    Validation by search, while the index is there.
+
+    :param config: Settings.
+    :param inputs: What is read.
+    :param work: The model's tokenizer and grammar.
+    """
+    with tempfile.TemporaryDirectory(prefix="gr-validation-") as temporary:
+        yield SearchValidation(
+            inputs.validation, training_questions(inputs.sets, inputs.validation), work.tokenizer, work.grammar,
+            inputs.search, Path(temporary), config.fit.precision,
+        )  # fmt: skip
+
+
+def publish_retriever(inputs: RankInputs, work: RankWork, progress: Progress, run: Run) -> None:
+    """
+    Write the trained retriever to `run.model`.
+
+    :param inputs: What was read.
+    :param work: The model.
+    :param progress: How training ended.
+    :param run: Where to.
+    """
+    provenance = inputs.provenance("generative_retriever", work.base_model, progress)
+
+    def write(folder: Path) -> None:
+        info = {"grammar": work.grammar.to_dict()}
+        save_seq2seq(work.model, work.tokenizer, info, folder, weights=inputs.weights)
+        describe(folder, provenance)
+
+    publish(run.model, write)
+
+
 def _read(
-    config: RankConfig, inputs: RankInputs, tokenizer: TextTokenizer, grammar: Grammar
+    config: RankConfig, inputs: RankInputs, tokenizer: TextTokenizer, grammar: Grammar, teachers: Sequence[str]
 ) -> tuple[list[CandidateList], list[tuple[int, int]]]:
     lists: list[CandidateList] = []
     places: list[tuple[int, int]] = []
@@ -274,7 +388,7 @@ def _read(
         if each.name in inputs.candidates:
             found = read_lists(
                 inputs.candidates[each.name], each, tokenizer, grammar, model=inputs.model,
-                teachers=config.loss.teachers, keys=config.lists.keys,
+                teachers=teachers, keys=config.lists.keys,
             )  # fmt: skip
             lists += found
             places += [(number, one.question) for one in found]

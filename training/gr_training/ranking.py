@@ -1,12 +1,13 @@
 """
-Learning to rank for generative retrieval: the stages that `ltrgr` and `dgr` share.
+Learning to rank for generative retrieval: the stages that `ltrgr`, `dgr` and `joint_generative` share.
 
     pseudo-queries   questions about passages that nobody asked about, if the recipe wants them
     pairs      the training pairs as a file, if the recipe wants one; otherwise they are drawn during training
     train      a likelihood model (as `minder`), unless the recipe starts from a trained one
     mine-1     search for the training questions with it; keep what each passage was found by
     teach-1    let teachers score what was found, if the loss has any
-    rank-1     train the model so that the identifiers of better passages become more probable
+    rank-1     train the model so that the identifiers of better passages become more probable; `joint_generative` has
+               joint-1 in its place, which trains the teacher too
     mine-2 …   again with the model of the round before, as often as the recipe says
     calibrate  fit, on the validation questions, what makes the last model's scores probabilities
 
@@ -17,7 +18,9 @@ the index and the cost of a search stay what they were.
 import json
 import shutil
 import tempfile
-from dataclasses import field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -78,9 +81,9 @@ class LikelihoodConfig:
 
 
 @checked_dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
-class RankingConfig:
+class ChainConfig:
     """
-    Settings of `ltrgr` and `dgr`.
+    Settings that all recipes which learn to rank share.
 
     :param model: A trained generative retriever to start from; or null and `likelihood`.
     :param likelihood: How to train one first; or null and `model`.
@@ -89,8 +92,6 @@ class RankingConfig:
     :param pairs_file: How many pairs are written to a file that `train` reads; null draws them during training.
     :param mined: Names of the training sets whose questions are mined; all if empty.
     :param mine: How.
-    :param teach: Teachers, by name.
-    :param rank: Training on the lists.
     :param rounds: How often mining, teaching and ranking follow each other.
     :param search: Settings of the search in validation and mining, such as `beams`.
     :param weights: How the trained weights are stored.
@@ -107,8 +108,6 @@ class RankingConfig:
     search: dict[str, Any] = field(default_factory=dict)
     mined: tuple[str, ...] = ()
     mine: MineConfig = field(default_factory=MineConfig)
-    teach: tuple[TeacherConfig, ...] = ()
-    rank: RankConfig
     rounds: Count = 1
     weights: Literal["float32", "float16", "int8"] = "float32"
 
@@ -119,10 +118,6 @@ class RankingConfig:
         if self.pairs_file is not None and self.likelihood is None:
             msg = "pairs_file is for the stage train, which a recipe with likelihood has."
             raise ValueError(msg)
-        taught, wanted = {teacher.name for teacher in self.teach}, set(self.rank.loss.teachers)
-        if not wanted <= taught:
-            msg = f"rank.loss.teachers names {sorted(wanted - taught)}, but teach has only {sorted(taught)}."
-            raise ValueError(msg)
         unknown = set(self.mined) - {source.name for source in self.data}
         if unknown:
             msg = f"mined names {sorted(unknown)}, but data has only {[source.name for source in self.data]}."
@@ -130,6 +125,47 @@ class RankingConfig:
         if self.search and self.mine.search:
             msg = "set search for validation and mining alike, and leave mine.search out."
             raise ValueError(msg)
+
+
+@checked_dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
+class RankingConfig(ChainConfig):
+    """
+    Settings of `ltrgr` and `dgr`.
+
+    :param teach: Teachers, by name.
+    :param rank: Training on the lists.
+    """
+
+    teach: tuple[TeacherConfig, ...] = ()
+    rank: RankConfig
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        taught, wanted = {teacher.name for teacher in self.teach}, set(self.rank.loss.teachers)
+        if not wanted <= taught:
+            msg = f"rank.loss.teachers names {sorted(wanted - taught)}, but teach has only {sorted(taught)}."
+            raise ValueError(msg)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """
+    How a round ends: with the stage that trains on its lists.
+
+    :param name: Of the stage, and of the recipe's section with its settings.
+    :param config: These settings.
+    :param work: Does it. Gets what is read, the stage's run, and the folder of the same stage a round before, or None.
+    :param teach: Teachers that score the lists before.
+    :param more: Folders of models that it writes besides `model`.
+    :param minutes: Estimates what is trained besides the retriever.
+    """
+
+    name: str
+    config: RankConfig
+    work: Callable[[RankInputs, Run, Path | None], Path]
+    teach: tuple[TeacherConfig, ...] = ()
+    more: tuple[str, ...] = ()
+    minutes: Callable[[], float | None] = lambda: 0.0
 
 
 def train(config: RankingConfig, run: Run, only: str | None = None) -> Path:
@@ -141,20 +177,7 @@ def train(config: RankingConfig, run: Run, only: str | None = None) -> Path:
     :param only: Name of the one stage to run; None runs all and puts the last model into `run.model`.
     :returns: The folder of the model, or of the stage.
     """
-    chain = _Chain(config)
-    run_stages(chain.stages(), run, only)
-    if only is not None:
-        return run.out / only
-    last = run.out / f"rank-{config.rounds}" / "model"
-    calibration = json.loads((run.out / CALIBRATE / _CALIBRATION).read_text(encoding="utf-8"))
-
-    def write(folder: Path) -> None:
-        shutil.copytree(last, folder)
-        if calibration is not None:
-            write_description(folder, {**(read_description(folder) or {}), "calibration": calibration})
-
-    publish(run.model, write)
-    return run.model
+    return train_chain(config, _ranking(config), run, only)
 
 
 def stages(config: RankingConfig) -> list[Stage]:
@@ -163,14 +186,55 @@ def stages(config: RankingConfig) -> list[Stage]:
 
     :param config: The recipe.
     """
-    return _Chain(config).stages()
+    return chain_stages(config, _ranking(config))
+
+
+def train_chain(config: ChainConfig, ending: Ending, run: Run, only: str | None) -> Path:
+    """
+    Run the stages that are not done, or one of them.
+
+    :param config: The recipe.
+    :param ending: How its rounds end.
+    :param run: Where and how.
+    :param only: Name of the one stage to run; None runs all and puts the last models into `run.out`.
+    :returns: The folder of the generative retriever, or of the stage.
+    """
+    run_stages(chain_stages(config, ending), run, only)
+    if only is not None:
+        return run.out / only
+    last = run.out / f"{ending.name}-{config.rounds}"
+    calibration = json.loads((run.out / CALIBRATE / _CALIBRATION).read_text(encoding="utf-8"))
+
+    def write(folder: Path) -> None:
+        shutil.copytree(last / "model", folder)
+        if calibration is not None:
+            write_description(folder, {**(read_description(folder) or {}), "calibration": calibration})
+
+    for name in ending.more:
+        publish(run.out / name, partial(shutil.copytree, last / name))
+    publish(run.model, write)
+    return run.model
+
+
+def chain_stages(config: ChainConfig, ending: Ending) -> list[Stage]:
+    """
+    Return the stages of a recipe, for the plan.
+
+    :param config: The recipe.
+    :param ending: How its rounds end.
+    """
+    return _Chain(config, ending).stages()
+
+
+def _ranking(config: RankingConfig) -> Ending:
+    return Ending("rank", config.rank, lambda inputs, run, _: rank(config.rank, inputs, run), config.teach)
 
 
 class _Chain:
     """Builds the stages; data are read when the first stage needs them."""
 
-    def __init__(self, config: RankingConfig) -> None:
-        self._config, self._minutes = config, _Minutes(config)
+    def __init__(self, config: ChainConfig, ending: Ending) -> None:
+        self._config, self._ending, self._minutes = config, ending, _Minutes(config, ending)
         self._first: tuple[str, ...] = ()  # what all later stages read besides the stage before
         self._pseudo = None
         if config.pseudo_queries is not None:
@@ -194,13 +258,14 @@ class _Chain:
             size = f"{config.likelihood.fit.steps:,} steps"
             made.append(Stage("train", self._train, own, after, size, self._minutes.train))
         for number in range(1, config.rounds + 1):
-            before = f"rank-{number - 1}" if number > 1 else "train" if config.likelihood is not None else ""
+            start = "train" if config.likelihood is not None else ""
+            before = f"{self._ending.name}-{number - 1}" if number > 1 else start
             made += self._round(number, before, plain, data)
         own = {"validation": plain["validation"], "search": plain["search"]}
         return [*made, Stage(CALIBRATE, self._calibrate, own, (made[-1].name,), "the validation questions")]
 
     def _round(self, number: int, before: str, plain: dict[str, Any], data: dict[str, Any]) -> list[Stage]:
-        config = self._config
+        config, ending = self._config, self._ending
         mined = {**data, "mine": plain["mine"], "mined": plain["mined"], "search": plain["search"]}
         model = {} if before else {"model": plain["model"]}
         after = (*self._first, *((before,) if before else ()))
@@ -210,21 +275,22 @@ class _Chain:
                   self._minutes.mine)
         ]  # fmt: skip
         last = made[-1].name
-        if config.teach:
+        if ending.teach:
             made.append(
                 Stage(
                     f"teach-{number}", lambda run: self._teach(run, f"mine-{number}"), {"teach": plain["teach"]},
-                    (last,), ", ".join(teacher.name for teacher in config.teach), self._minutes.teach,
+                    (last,), ", ".join(teacher.name for teacher in ending.teach), self._minutes.teach,
                 )
             )  # fmt: skip
             last = made[-1].name
         read = (last, before) if before else (last,)
-        ranked = {**data, **model, "rank": plain["rank"], "pairs": plain["pairs"], "search": plain["search"],
+        ranked = {**data, **model, ending.name: plain[ending.name], "pairs": plain["pairs"], "search": plain["search"],
                   "weights": plain["weights"]}  # fmt: skip
         lists = made[-1].name
-        work = lambda run: self._rank(run, before, lists)  # noqa: E731 - as short as the others
-        size = f"{config.rank.fit.steps:,} steps of {config.rank.questions_per_step} lists"
-        made.append(Stage(f"rank-{number}", work, ranked, read, size, self._minutes.rank))
+        previous = before if number > 1 else ""
+        work = lambda run: self._end(run, before, lists, previous)  # noqa: E731 - as short as the others
+        size = f"{ending.config.fit.steps:,} steps of {ending.config.questions_per_step} lists"
+        made.append(Stage(f"{ending.name}-{number}", work, ranked, read, size, self._minutes.end))
         return made
 
     def _data(self, run: Run) -> tuple[list[QuestionSet], QuestionSet]:
@@ -284,25 +350,22 @@ class _Chain:
     def _teach(self, run: Run, mined: str) -> None:
         for each in self._sets(run):
             source = _file(run.out.parent / mined, each)
-            teach(source, _file(run.out, each), self._config.teach, each, device=run.device, report=run.report,
+            teach(source, _file(run.out, each), self._ending.teach, each, device=run.device, report=run.report,
                   resume=run.resume)  # fmt: skip
 
-    def _rank(self, run: Run, before: str, lists: str) -> None:
+    def _end(self, run: Run, before: str, lists: str, previous: str) -> None:
         sets, validation = self._data(run)
         files = {each.name: _file(run.out.parent / lists, each) for each in self._sets(run)}
-        rank(
-            self._config.rank,
-            RankInputs(
-                model=self._model(run, before), candidates=files, sets=sets, validation=validation,
-                pairs=self._config.pairs, search=self._config.search, recipe=to_plain(self._config),
-                weights=self._config.weights,
-            ),
-            run,
+        inputs = RankInputs(
+            model=self._model(run, before), candidates=files, sets=sets, validation=validation,
+            pairs=self._config.pairs, search=self._config.search, recipe=to_plain(self._config),
+            weights=self._config.weights,
         )  # fmt: skip
+        self._ending.work(inputs, run, run.out.parent / previous if previous else None)
 
     def _calibrate(self, run: Run) -> None:
         sets, validation = self._data(run)
-        model = run.out.parent / f"rank-{self._config.rounds}" / "model"
+        model = run.out.parent / f"{self._ending.name}-{self._config.rounds}" / "model"
         loaded = load_seq2seq(str(model), device=run.device)
         with main_first():
             if rank_of_process() == 0:
@@ -318,7 +381,7 @@ class _Chain:
         with tempfile.TemporaryDirectory(prefix="gr-validation-") as temporary:
             searching = SearchValidation(
                 validation, asked, loaded.tokenizer, grammar, self._config.search, Path(temporary),
-                self._config.rank.fit.precision,
+                self._ending.config.fit.precision,
             )  # fmt: skip
             return searching.calibrate(loaded.model, run.report)
 
@@ -326,8 +389,8 @@ class _Chain:
 class _Minutes:
     """Rough times of the stages; nothing is read but config files, and nothing is computed before it is asked for."""
 
-    def __init__(self, config: RankingConfig) -> None:
-        self._config = config
+    def __init__(self, config: ChainConfig, ending: Ending) -> None:
+        self._config, self._ending = config, ending
 
     def train(self) -> float | None:
         likelihood, pairs = self._config.likelihood, self._config.pairs
@@ -346,7 +409,7 @@ class _Minutes:
 
     def teach(self) -> float | None:
         mine, total = self._config.mine, 0.0
-        for teacher in self._config.teach:
+        for teacher in self._ending.teach:
             if teacher.model is not None:
                 shape = estimate.shape_of(teacher.model)
                 minutes = estimate.scoring_minutes(shape, mine.questions * mine.top_k) if mine.questions else None
@@ -355,10 +418,11 @@ class _Minutes:
                 total += minutes
         return total
 
-    def rank(self) -> float | None:
-        rank = self._config.rank
+    def end(self) -> float | None:
+        rank, more = self._ending.config, self._ending.minutes()
         questions = rank.questions_per_step * rank.fit.accumulate
-        return estimate.rank_minutes(self._shape(), rank.fit.steps, questions, rank.lists.length, rank.lists.keys)
+        own = estimate.rank_minutes(self._shape(), rank.fit.steps, questions, rank.lists.length, rank.lists.keys)
+        return None if own is None or more is None else own + more
 
     def _shape(self) -> estimate.Shape | None:
         likelihood = self._config.likelihood

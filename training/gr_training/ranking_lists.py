@@ -99,12 +99,15 @@ class ListBatch:
     :param config: Which keys.
     :param teachers: Names of the teachers whose scores are combined: each one's scores over all passages of the
         question, standardised, then averaged. None for a loss without a teacher.
+
+    `keys` holds the distinct identifiers of each list so far, `documents` the rows of its passages.
     """
 
     def __init__(self, config: ListsConfig, teachers: Sequence[str] = ()) -> None:
         self._config, self._teachers = config, teachers
         self._rows: list[dict[str, Any]] = []
         self.keys: list[list[tuple[str, tuple[int, ...]]]] = []
+        self.documents: list[Int64] = []
 
     def add(self, each: CandidateList, generator: np.random.Generator) -> None:
         """
@@ -114,6 +117,7 @@ class ListBatch:
         :param generator: Source of randomness.
         """
         picks = draw(each, self._config, generator)
+        self.documents.append(each.documents_D[picks])
         limit = self._config.keys
         used, place_DN = np.unique(each.keys_DN[picks, :limit], return_inverse=True)
         self.keys.append([each.keys[int(key)] for key in used])

@@ -19,8 +19,10 @@ from gr_training.losses.ranknet import distilled_ranknet, logistic_ranknet
 from gr_training.losses.regression import margin_mse
 from gr_training.losses.targets import positives_first, rank_grades
 
-# Losses that read the scores of teachers, and those that read labels alone.
+# Losses that read the scores of teachers, those of them with a gradient for the teacher (the others read its order
+# alone), and losses that read labels alone.
 TAUGHT = ("dgr", "logistic_ranknet", "listnet", "listmle", "lambda_loss", "kl", "margin_mse")
+GRADED = ("kl", "margin_mse")
 LABELLED = ("ltrgr", "infonce")
 
 
@@ -76,7 +78,7 @@ class LossConfig:
 
 def ranking_loss(
     config: LossConfig, scores_BD: Tensor, mined_BD: Tensor, labels_BD: Tensor, teacher_BD: Tensor, mask_BD: Tensor,
-    draws_B2: Tensor,
+    draws_B2: Tensor, *, detach_teacher: bool = True,
 ) -> Tensor:  # fmt: skip
     """
     Compute the configured loss.
@@ -90,9 +92,11 @@ def ranking_loss(
     :param teacher_BD: Scores of the teachers.
     :param mask_BD: True for real passages.
     :param draws_B2: Random numbers from 0 to below 1, two for each question.
+    :param detach_teacher: Whether the teacher gets no gradient; false only for losses in `GRADED`.
     :returns: loss_B.
     """
     temperature = config.temperature
+    teacher_BD = teacher_BD.detach() if detach_teacher else teacher_BD
     if config.kind == "ltrgr":
         picks = pick(mined_BD, labels_BD, mask_BD, draws_B2)
         weights = tuple(0.5 * (name in config.samplings) for name in ("top", "random"))
@@ -116,9 +120,10 @@ def ranking_loss(
         return lambda_loss(scores_BD, rank_grades(target_BD, mask_BD), mask_BD, temperature=temperature)
     soft_BD = target_BD / config.teacher_temperature
     if config.kind == "margin_mse":
-        return margin_mse(scores_BD, soft_BD, labels_BD, mask_BD, temperature=temperature)
+        return margin_mse(scores_BD, soft_BD, labels_BD, mask_BD, temperature=temperature,
+                          detach_teacher=detach_teacher)  # fmt: skip
     if config.kind == "listnet":
         shares_BD = torch.softmax(soft_BD.masked_fill(~mask_BD, -torch.inf), dim=-1)
         return listwise_softmax(scores_BD, shares_BD, mask_BD, temperature=temperature)
     return listwise_kl(scores_BD, target_BD, mask_BD, temperature=temperature,
-                       teacher_temperature=config.teacher_temperature)  # fmt: skip
+                       teacher_temperature=config.teacher_temperature, detach_teacher=detach_teacher)  # fmt: skip

@@ -55,7 +55,7 @@ def prepare(out: Path, config: Any, *, resume: bool, restart: bool, stages: Sequ
                 f"'{out}' holds a run already. Use --resume to continue it, --restart to begin again, or another --out."
             )
             raise ConfigError(msg)
-        for name in ("checkpoints", "model", *stages):
+        for name in ("checkpoints", "model", "ranker", *stages):
             shutil.rmtree(out / name, ignore_errors=True)
         for path in (*out.glob("best-*.safetensors"), out / "log.jsonl"):
             path.unlink(missing_ok=True)

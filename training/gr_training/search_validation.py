@@ -56,7 +56,15 @@ class SearchValidation:
 
         :param model: In evaluation mode.
         """
-        return evaluate_run(self._search(model, 10), self._questions.qrels, _MEASURES).means
+        return self.measure(self.search(model))
+
+    def measure(self, run: Mapping[str, Sequence[tuple[str, float]]]) -> dict[str, float]:
+        """
+        Measure what a search found.
+
+        :param run: Ids of passages and scores, best first, by the id of the question.
+        """
+        return evaluate_run(run, self._questions.qrels, _MEASURES).means
 
     def calibrate(self, model: Seq2SeqModel, report: Reporter) -> dict[str, Any] | None:
         """
@@ -67,7 +75,7 @@ class SearchValidation:
         :returns: The entry `calibration` of `gr_model.json`, with the log-loss over the validation questions; None if
             these do not suffice, which is reported and no reason to lose a trained model.
         """
-        run = self._search(model, Calibration.depth)
+        run = self.search(model, Calibration.depth)
         relevant = {
             name: frozenset(passage for passage, grade in judged.items() if grade > 0)
             for name, judged in self._questions.qrels.items()
@@ -81,7 +89,14 @@ class SearchValidation:
         report.event("calibrated", slope=round(fitted.slope, 3), absent=round(fitted.absent, 2), log_loss=loss)
         return {**fitted.to_dict(), "log_loss": loss, "questions": len(run)}
 
-    def _search(self, model: Seq2SeqModel, top_k: int) -> dict[str, list[tuple[str, float]]]:
+    def search(self, model: Seq2SeqModel, top_k: int = 10) -> dict[str, list[tuple[str, float]]]:
+        """
+        Search with the validation questions.
+
+        :param model: In evaluation mode.
+        :param top_k: Passages for each question.
+        :returns: Ids of passages and scores, best first, by the id of the question.
+        """
         if self._precision == "bfloat16":
             model = copy.deepcopy(model).to(torch.bfloat16)
         engine = GenerativeEngine(TorchDecoder(model), self._tokenizer, self._grammar, self._config)

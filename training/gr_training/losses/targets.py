@@ -14,7 +14,8 @@ def positives_first(teacher_BD: Tensor, labels_BD: Tensor, mask_BD: Tensor, *, g
     """
     Raise a teacher's scores of relevant documents, all by the same amount, until the least one leads the others.
 
-    What the teacher says within either kind stays; lists in which it agrees with the labels stay as they are.
+    What the teacher says within either kind stays; lists in which it agrees with the labels stay as they are. The
+    amount is a constant: each score gets the gradient of its own target.
 
     :param teacher_BD: The teacher's scores, finite.
     :param labels_BD: Above 0 for relevant documents.
@@ -22,8 +23,9 @@ def positives_first(teacher_BD: Tensor, labels_BD: Tensor, mask_BD: Tensor, *, g
     :param gap: By how much the least relevant document must at least lead the best irrelevant one, >= 0.
     """
     good_BD, bad_BD = mask_BD & (labels_BD > 0), mask_BD & (labels_BD <= 0)
-    lowest_B1 = teacher_BD.masked_fill(~good_BD, torch.inf).amin(-1, keepdim=True)
-    highest_B1 = teacher_BD.masked_fill(~bad_BD, -torch.inf).amax(-1, keepdim=True)
+    fixed_BD = teacher_BD.detach()
+    lowest_B1 = fixed_BD.masked_fill(~good_BD, torch.inf).amin(-1, keepdim=True)
+    highest_B1 = fixed_BD.masked_fill(~bad_BD, -torch.inf).amax(-1, keepdim=True)
     return teacher_BD + torch.where(good_BD, (highest_B1 - lowest_B1 + gap).clamp(min=0.0), 0.0)
 
 

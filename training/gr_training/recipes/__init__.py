@@ -15,6 +15,7 @@ KINDS = {
     "dpr": "gr_training.recipes.dpr",
     "fid": "gr_training.recipes.fid",
     "ltrgr": "gr_training.recipes.ltrgr",
+    "joint_generative": "gr_training.recipes.joint_generative",
     "listwise_ce": "gr_training.recipes.listwise_ce",
     "minder": "gr_training.recipes.minder",
     "pseudo_queries": "gr_training.recipes.pseudo_queries",

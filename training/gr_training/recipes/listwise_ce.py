@@ -36,7 +36,7 @@ from gr_training.cross_encoder import (
     pair_batch,
     passage_text,
     platt,
-    score_lists,
+    score_candidates,
 )
 from gr_training.fitting import Count, FitConfig
 from gr_training.loop import LossSum, fit
@@ -229,7 +229,7 @@ def validate(
     :param max_tokens: Longest pair.
     :param ranker_weight: Weight of the probability.
     """
-    scored = score_lists(model, questions, lists, max_tokens)
+    scored = score_candidates(model, questions, lists, max_tokens)
     slope, offset = platt(questions, lists, scored)
     runs: dict[str, dict[str, list[tuple[str, float]]]] = {"base ": {}, "": {}, "fused ": {}}
     for question, rows, base, scores in zip(questions.questions, lists.rows, lists.scores, scored, strict=True):
