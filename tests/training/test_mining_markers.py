@@ -1,6 +1,6 @@
 """Mining with the grammar of BART: one field with markers, view names in the encoder's input."""
 
-import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,13 +28,8 @@ NUM_PASSAGES, KEYS = 12, 64
 
 
 @pytest.fixture(scope="module")
-def tiny() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("tiny_lists", Path(__file__).with_name("tiny_lists.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def tiny(load_script: Callable[[Path], ModuleType]) -> ModuleType:
+    return load_script(Path(__file__).with_name("tiny_lists.py"))
 
 
 @pytest.fixture(scope="module")
