@@ -14,6 +14,7 @@ from gr_components.data import write_corpus, write_qrels, write_questions
 from gr_pipelines.demo import data
 from gr_pipelines.demo.console import converse
 from gr_pipelines.query import QueryPipeline
+from gr_training.card import RESTRICTED, DataUse, licence_of
 
 QUESTION = "What stadium hosted Super Bowl 50?"
 QUESTIONS = 6
@@ -113,7 +114,7 @@ def test_the_demo_answers_typed_questions(folder: Path) -> None:
     assert ended.exception is None, "so does the end of the input"
 
 
-def test_models_are_small_and_have_no_pickle() -> None:
+def test_models_are_small_without_pickle_and_licensed_as_their_data() -> None:
     models = Path(data.FOLDER).parent / "models"
     files = [path for path in models.rglob("*") if path.is_file()]
     assert {path.name for path in models.iterdir() if path.is_dir()} == {"generator", "ranker", "reader"}
@@ -122,6 +123,9 @@ def test_models_are_small_and_have_no_pickle() -> None:
     for folder in models.iterdir():
         if folder.is_dir():
             described = json.loads((folder / "gr_model.json").read_text(encoding="utf-8"))
-            assert described["data"]
+            used = [DataUse(each["name"], each["licence"], 0) for each in described["data"]]
+            assert used
+            assert not any(each.name.startswith(("msmarco", "nfcorpus")) for each in used)
+            assert described["licence"] == licence_of(used) != RESTRICTED
+            assert f"license: {described['licence'].lower()}" in (folder / "README.md").read_text(encoding="utf-8")
             assert described["base_model"]
-            assert (folder / "README.md").is_file()

@@ -160,11 +160,15 @@ def test_listwise_ce_with_fewer_layers_a_cut_vocabulary_and_small_weights(tmp_pa
     assert config["vocab_size"] < json.loads((Path(ranker["model"]) / "config.json").read_text())["vocab_size"] + 1
 
 
+@pytest.fixture
+def dense(tiny_encoder, sources) -> dict[str, Any]:
+    return {"recipe": "dpr", "model": str(tiny_encoder), **sources, "questions_per_step": 6, "num_negatives": 2,
+            "max_question_tokens": 24, "max_passage_tokens": 48, "fit": FIT}  # fmt: skip
+
+
 @pytest.mark.parametrize("two_towers", [False, True])
-def test_dpr(tmp_path, tiny_encoder, sources, two_towers):
-    recipe = {"recipe": "dpr", "model": str(tiny_encoder), "two_towers": two_towers, **sources, "questions_per_step": 6,
-              "num_negatives": 2, "max_question_tokens": 24, "max_passage_tokens": 48, "fit": FIT}  # fmt: skip
-    folder = trained(tmp_path, recipe)
+def test_dpr(tmp_path, dense, two_towers):
+    folder = trained(tmp_path, {**dense, "two_towers": two_towers})
     passages = load_text_encoder(str(folder), device="cpu")
     assert passages.encode(["The old river of Rome"]).shape == (1, 32)
     assert (folder / "question").is_dir() == two_towers
@@ -235,7 +239,16 @@ def test_seq2seq_pretrain_reads_no_held_out_question(tmp_path, pretraining, coll
         assert seen in result.output
 
 
-@pytest.mark.parametrize("kind", ["ranker", "generator", "pretraining"])
+@pytest.fixture
+def reader(tiny_encoder, sources) -> dict[str, Any]:
+    start = {"model": str(tiny_encoder), "build": {"decoder_layers": 1, "copy": {}}}
+    batches = {"passages": 6, "num_negatives": 2, "negative_share": 0.5, "depth": 3, "crop_share": 0.5}
+    lengths = {"max_passage_tokens": 64, "max_question_tokens": 16, "max_title_tokens": 4, "max_answer_tokens": 6}
+    return {"recipe": "fid", "start": start, **sources, "batches": batches, "lengths": lengths,
+            "validation_passages": 2, "fit": FIT}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["ranker", "generator", "pretraining", "dense", "reader"])
 def test_an_interrupted_run_goes_on_exactly(tmp_path, request, kind):
     recipe = request.getfixturevalue(kind)
     (tmp_path / "whole").mkdir()
