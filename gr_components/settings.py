@@ -3,9 +3,9 @@
 import inspect
 from collections.abc import Sequence
 from enum import Enum
-from typing import Any, TypedDict
+from typing import Any, Self, TypedDict
 
-from haystack import Document, default_to_dict
+from haystack import Document, default_from_dict, default_to_dict
 from haystack.document_stores.types import FilterPolicy, apply_filter_policy
 from haystack.utils import ComponentDevice, Secret
 
@@ -14,16 +14,24 @@ from gr_components.errors import ConfigError, DeviceError
 from gr_components.models.checks import POOLING_MODES, check_backend, check_choice, check_count
 
 
-def settings_to_dict(component: Any) -> dict[str, Any]:
-    """
-    Serialize a component that stores every argument of `__init__` under its own name.
+class Serializable:
+    """Mixin: a component that stores every argument of `__init__` under its own name can be written to YAML."""
 
-    :param component: The component.
-    """
-    names = [name for name in inspect.signature(type(component).__init__).parameters if name != "self"]
-    values = {name: getattr(component, name) for name in names}
-    plain = {name: value.value if isinstance(value, Enum) else value for name, value in values.items()}
-    return default_to_dict(component, **plain)
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings for a YAML file."""
+        names = [name for name in inspect.signature(type(self).__init__).parameters if name != "self"]
+        values = {name: getattr(self, name) for name in names}
+        plain = {name: value.value if isinstance(value, Enum) else value for name, value in values.items()}
+        return default_to_dict(self, **plain)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """
+        Rebuild from `to_dict`.
+
+        :param data: What `to_dict` returned.
+        """
+        return default_from_dict(cls, data)
 
 
 def check_top_k(top_k: int, *, least: int) -> None:

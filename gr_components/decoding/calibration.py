@@ -44,7 +44,8 @@ class Calibration:
         """
         Return the probability of each document that it is the relevant one; their order stays.
 
-        :param scores_D: Scores of a query's documents, best first, >= 0: at least the `depth` best, if there are so many.
+        :param scores_D: Scores of a query's documents, best first, >= 0; at least the `depth` best where there are so
+            many.
         """
         logits_D = self.slope * roots(scores_D, self.alpha)
         highest = max([self.absent, *logits_D[:1]])

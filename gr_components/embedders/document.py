@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from haystack import Document, component, default_from_dict, logging
+from haystack import Document, component, logging
 from haystack.utils import ComponentDevice, Secret
 
 from gr_components.data.haystack import EMBEDDING_MODEL
@@ -12,7 +12,7 @@ from gr_components.errors import DataError
 from gr_components.lifecycle import Lifecycle
 from gr_components.models.resolve import MINILM
 from gr_components.progress import reporter
-from gr_components.settings import check_model_settings, document_text, load_arguments, settings_to_dict
+from gr_components.settings import Serializable, check_model_settings, document_text, load_arguments
 
 if TYPE_CHECKING:
     from gr_components.models.text_encoder import TextEncoder
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 @component
-class DocumentEmbedder(Lifecycle["TextEncoder"]):
+class DocumentEmbedder(Serializable, Lifecycle["TextEncoder"]):
     """
     Computes the vectors of documents from their title and content.
 
@@ -105,19 +105,6 @@ class DocumentEmbedder(Lifecycle["TextEncoder"]):
             batch_size=batch_size, dtype=dtype, backend=backend, max_length=max_length, pooling=pooling
         )
         self._start_lifecycle()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the settings for a YAML file."""
-        return settings_to_dict(self)
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> "DocumentEmbedder":
-        """
-        Rebuild from `to_dict`.
-
-        :param data: What `to_dict` returned.
-        """
-        return default_from_dict(cls, data)
 
     @component.output_types(documents=list[Document])
     def run(self, documents: list[Document]) -> dict[str, list[Document]]:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from haystack import component, default_from_dict
+from haystack import component
 from haystack.utils import ComponentDevice, Secret
 
 from gr_components.document_stores.local import LocalDocumentStore
@@ -10,14 +10,14 @@ from gr_components.embedders.pending import embed_pending
 from gr_components.lifecycle import Lifecycle
 from gr_components.models.resolve import MINILM
 from gr_components.progress import reporter
-from gr_components.settings import check_model_settings, check_store, load_arguments, settings_to_dict
+from gr_components.settings import Serializable, check_model_settings, check_store, load_arguments
 
 if TYPE_CHECKING:
     from gr_components.models.text_encoder import TextEncoder
 
 
 @component
-class DenseIndexer(Lifecycle["TextEncoder"]):
+class DenseIndexer(Serializable, Lifecycle["TextEncoder"]):
     """
     Embeds the documents that a store's vector index lacks. Running it again does only what changed.
 
@@ -89,19 +89,6 @@ class DenseIndexer(Lifecycle["TextEncoder"]):
             batch_size=batch_size, dtype=dtype, backend=backend, max_length=max_length, pooling=pooling
         )
         self._start_lifecycle()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the settings for a YAML file."""
-        return settings_to_dict(self)
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> "DenseIndexer":
-        """
-        Rebuild from `to_dict`.
-
-        :param data: What `to_dict` returned.
-        """
-        return default_from_dict(cls, data)
 
     @component.output_types(vectors_written=int)
     def run(self, documents_written: int | None = None) -> dict[str, int]:

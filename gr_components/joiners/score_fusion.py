@@ -5,13 +5,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
-from haystack import Document, component, default_from_dict
+from haystack import Document, component
 from haystack.core.component.types import Variadic
 
 from gr_components.errors import ConfigError, NumericsError
 from gr_components.lifecycle import Lifecycle
 from gr_components.models.checks import check_choice, check_number
-from gr_components.settings import check_top_k, settings_to_dict
+from gr_components.settings import Serializable, check_top_k
 
 JoinMode = Literal["distribution_based_rank_fusion", "reciprocal_rank_fusion"]
 Combination = Literal["max", "sum", "mean"]
@@ -34,7 +34,7 @@ Fusion = Callable[[Sequence[Sequence[Document]]], list[Document]]
 
 
 @component
-class ScoreFusionJoiner(Lifecycle[Fusion]):
+class ScoreFusionJoiner(Serializable, Lifecycle[Fusion]):
     """
     Joins ranked lists of several retrievers into one, as Haystack's `DocumentJoiner` does in its modes of these names.
 
@@ -96,19 +96,6 @@ class ScoreFusionJoiner(Lifecycle[Fusion]):
         if top_k is not None:
             check_top_k(top_k, least=1)
         self._start_lifecycle()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the settings for a YAML file."""
-        return settings_to_dict(self)
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> "ScoreFusionJoiner":
-        """
-        Rebuild from `to_dict`.
-
-        :param data: What `to_dict` returned.
-        """
-        return default_from_dict(cls, data)
 
     @component.output_types(documents=list[Document])
     def run(self, documents: Variadic[list[Document]], top_k: int | None = None) -> dict[str, list[Document]]:

@@ -5,18 +5,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from haystack import Document, component, default_from_dict, logging
+from haystack import Document, component, logging
 from haystack.utils import ComponentDevice, Secret
 
 from gr_components.lifecycle import Lifecycle
 from gr_components.models.checks import check_number
 from gr_components.progress import reporter
 from gr_components.settings import (
+    Serializable,
     check_model_settings,
     check_top_k,
     document_text,
     load_arguments,
-    settings_to_dict,
 )
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 @component
-class CrossEncoderRanker(Lifecycle["PairScorer"]):
+class CrossEncoderRanker(Serializable, Lifecycle["PairScorer"]):
     """
     Ranks documents by a cross-encoder (https://arxiv.org/abs/1901.04085): any sequence-classification model.
 
@@ -128,19 +128,6 @@ class CrossEncoderRanker(Lifecycle["PairScorer"]):
         _check_scoring(retrieval_weight, score_threshold)
         check_model_settings(batch_size=batch_size, dtype=dtype, backend=backend, max_length=max_length)
         self._start_lifecycle()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the settings for a YAML file."""
-        return settings_to_dict(self)
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> "CrossEncoderRanker":
-        """
-        Rebuild from `to_dict`.
-
-        :param data: What `to_dict` returned.
-        """
-        return default_from_dict(cls, data)
 
     @component.output_types(documents=list[Document])
     def run(

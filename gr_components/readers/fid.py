@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from haystack import Document, GeneratedAnswer, component, default_from_dict
+from haystack import Document, GeneratedAnswer, component
 from haystack.utils import ComponentDevice, Secret
 
 from gr_components.data.records import Passage
@@ -10,14 +10,14 @@ from gr_components.extras import need
 from gr_components.lifecycle import Lifecycle
 from gr_components.models.checks import check_count
 from gr_components.readers.config import ReadConfig
-from gr_components.settings import check_model_settings, check_top_k, load_arguments, settings_to_dict
+from gr_components.settings import Serializable, check_model_settings, check_top_k, load_arguments
 
 if TYPE_CHECKING:
     from gr_components.readers.fusion import Answer, FusionReader, Reading
 
 
 @component
-class FiDReader(Lifecycle["FusionReader"]):
+class FiDReader(Serializable, Lifecycle["FusionReader"]):
     """
     Reads several documents at once and writes the answer (https://arxiv.org/abs/2007.01282).
 
@@ -104,19 +104,6 @@ class FiDReader(Lifecycle["FusionReader"]):
             check_count("max_passage_tokens", max_passage_tokens, least=1)
         self._config()
         self._start_lifecycle()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the settings for a YAML file."""
-        return settings_to_dict(self)
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> "FiDReader":
-        """
-        Rebuild from `to_dict`.
-
-        :param data: What `to_dict` returned.
-        """
-        return default_from_dict(cls, data)
 
     @component.output_types(answers=list[GeneratedAnswer])
     def run(

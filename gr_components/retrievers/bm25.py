@@ -3,19 +3,19 @@
 import math
 from typing import Any
 
-from haystack import Document, component, default_from_dict
+from haystack import Document, component
 from haystack.document_stores.types import FilterPolicy
 
 from gr_components.document_stores.local import LocalDocumentStore
 from gr_components.extras import need
 from gr_components.lifecycle import Lifecycle
-from gr_components.settings import check_store, check_top_k, effective_filters, filter_policy_of, settings_to_dict
+from gr_components.settings import Serializable, check_store, check_top_k, effective_filters, filter_policy_of
 
 _SCALE = 8.0  # as Haystack's own BM25 retriever, so that thresholds carry over
 
 
 @component
-class BM25Retriever(Lifecycle[LocalDocumentStore]):
+class BM25Retriever(Serializable, Lifecycle[LocalDocumentStore]):
     """
     Finds documents that share rare words with the query (BM25 over title and content, k1 = 1.2, b = 0.75).
 
@@ -59,19 +59,6 @@ class BM25Retriever(Lifecycle[LocalDocumentStore]):
         self.scale_score = scale_score
         self.filter_policy = filter_policy_of(filter_policy)
         self._start_lifecycle()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the settings for a YAML file."""
-        return settings_to_dict(self)
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> "BM25Retriever":
-        """
-        Rebuild from `to_dict`.
-
-        :param data: What `to_dict` returned.
-        """
-        return default_from_dict(cls, data)
 
     @component.output_types(documents=list[Document])
     def run(

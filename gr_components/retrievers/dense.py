@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
-from haystack import Document, component, default_from_dict, logging
+from haystack import Document, component, logging
 from haystack.document_stores.types import FilterPolicy
 from haystack.utils import ComponentDevice, Secret
 
@@ -13,13 +13,13 @@ from gr_components.lifecycle import Lifecycle
 from gr_components.models.checks import check_choice
 from gr_components.models.resolve import MINILM
 from gr_components.settings import (
+    Serializable,
     check_model_settings,
     check_store,
     check_top_k,
     effective_filters,
     filter_policy_of,
     load_arguments,
-    settings_to_dict,
     token_value,
 )
 
@@ -41,7 +41,7 @@ class _Loaded:
 
 
 @component
-class DenseRetriever(Lifecycle[_Loaded]):
+class DenseRetriever(Serializable, Lifecycle[_Loaded]):
     """
     Retrieves by the similarity of vectors, with one model for queries and documents or with two.
 
@@ -142,19 +142,6 @@ class DenseRetriever(Lifecycle[_Loaded]):
             batch_size=batch_size, dtype=dtype, backend=backend, max_length=max_length, pooling=pooling
         )
         self._start_lifecycle()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the settings for a YAML file."""
-        return settings_to_dict(self)
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> "DenseRetriever":
-        """
-        Rebuild from `to_dict`.
-
-        :param data: What `to_dict` returned.
-        """
-        return default_from_dict(cls, data)
 
     @component.output_types(documents=list[Document])
     def run(

@@ -3,17 +3,17 @@
 from typing import Any
 
 import numpy as np
-from haystack import Document, component, default_from_dict
+from haystack import Document, component
 from haystack.document_stores.types import FilterPolicy
 
 from gr_components.document_stores.local import LocalDocumentStore
 from gr_components.lifecycle import Lifecycle
 from gr_components.retrievers.dense import Similarity, check_similarity
-from gr_components.settings import check_store, check_top_k, effective_filters, filter_policy_of, settings_to_dict
+from gr_components.settings import Serializable, check_store, check_top_k, effective_filters, filter_policy_of
 
 
 @component
-class LocalEmbeddingRetriever(Lifecycle[LocalDocumentStore]):
+class LocalEmbeddingRetriever(Serializable, Lifecycle[LocalDocumentStore]):
     """
     Searches a local store with query vectors of any text embedder; satisfies Haystack's `EmbeddingRetriever`.
 
@@ -49,19 +49,6 @@ class LocalEmbeddingRetriever(Lifecycle[LocalDocumentStore]):
         self.filter_policy = filter_policy_of(filter_policy)
         check_top_k(top_k, least=1)
         self._start_lifecycle()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the settings for a YAML file."""
-        return settings_to_dict(self)
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> "LocalEmbeddingRetriever":
-        """
-        Rebuild from `to_dict`.
-
-        :param data: What `to_dict` returned.
-        """
-        return default_from_dict(cls, data)
 
     @component.output_types(documents=list[Document])
     def run(

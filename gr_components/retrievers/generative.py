@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from haystack import Document, component, default_from_dict, logging
+from haystack import Document, component, logging
 from haystack.document_stores.types import FilterPolicy
 from haystack.utils import ComponentDevice, Secret
 
@@ -14,13 +14,13 @@ from gr_components.errors import ConfigError
 from gr_components.extras import need
 from gr_components.lifecycle import Lifecycle
 from gr_components.settings import (
+    Serializable,
     check_model_settings,
     check_store,
     check_top_k,
     effective_filters,
     filter_policy_of,
     load_arguments,
-    settings_to_dict,
 )
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ _PRESETS: dict[str, Callable[..., SearchConfig]] = {
 
 
 @component
-class GenerativeRetriever(Lifecycle["GenerativeEngine"]):
+class GenerativeRetriever(Serializable, Lifecycle["GenerativeEngine"]):
     """
     Generative retrieval over a local store, as in SEAL (https://arxiv.org/abs/2204.10628) and MINDER (2305.16675).
 
@@ -145,19 +145,6 @@ class GenerativeRetriever(Lifecycle["GenerativeEngine"]):
         )
         self._reported_lag = 0
         self._start_lifecycle()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the settings for a YAML file."""
-        return settings_to_dict(self)
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> "GenerativeRetriever":
-        """
-        Rebuild from `to_dict`.
-
-        :param data: What `to_dict` returned.
-        """
-        return default_from_dict(cls, data)
 
     @component.output_types(documents=list[Document])
     def run(

@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from haystack import component, default_from_dict
+from haystack import component
 from haystack.utils import Secret
 
 from gr_components.decoding.grammar import Grammar, TokenizedDocument, layout_documents, marker_grammar
@@ -14,7 +13,7 @@ from gr_components.lifecycle import Lifecycle
 from gr_components.models.description import read_description
 from gr_components.models.resolve import resolve_model
 from gr_components.progress import Reporter, Silent, reporter
-from gr_components.settings import check_store, settings_to_dict, token_value
+from gr_components.settings import Serializable, check_store, token_value
 from gr_components.tokenization import TextTokenizer
 
 
@@ -82,7 +81,7 @@ def index_pending(
 
 
 @component
-class GenerativeIndexer(Lifecycle[IdentifierLayout]):
+class GenerativeIndexer(Serializable, Lifecycle[IdentifierLayout]):
     """
     Adds to a store's generative index the documents that it lacks. Running it again does only what changed.
 
@@ -131,19 +130,6 @@ class GenerativeIndexer(Lifecycle[IdentifierLayout]):
         self.token = token
         self.local_files_only = local_files_only
         self._start_lifecycle()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the settings for a YAML file."""
-        return settings_to_dict(self)
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> "GenerativeIndexer":
-        """
-        Rebuild from `to_dict`.
-
-        :param data: What `to_dict` returned.
-        """
-        return default_from_dict(cls, data)
 
     @component.output_types(documents_indexed=int)
     def run(self, documents_written: int | None = None) -> dict[str, int]:
