@@ -255,6 +255,20 @@ def test_a_head_start_trains_the_ranker_alone(tmp_path: Path, recipe: dict[str, 
     assert any(not torch.equal(last[f"retriever.{name}"], states[0][name]) for name in states[0])
 
 
+def test_lora_is_of_the_retriever(tmp_path: Path, recipe: dict[str, Any]) -> None:
+    lora, fit = {"rank": 2, "pattern": "self[.]query$"}, {**FIT, "validate_every": 0}
+    recipe["joint"] = {**recipe["joint"], "lora": lora, "fit": fit}
+    done(gr_train(tmp_path, recipe))
+    run = tmp_path / "run"
+    first, last = (load_weights(run / name / "model" / "model.safetensors") for name in ("train", "joint-1"))
+    changed = {name for name in first if not torch.equal(first[name], last[name])}
+    assert changed == {name for name in first if name.endswith("self.query.weight")}
+    assert len(changed) == 2 + 2
+    kept = best(run / "joint-1")
+    assert not any("lora" in name for name in kept if name.startswith("ranker."))
+    assert any(name.endswith("lora_up") and tensor.any() for name, tensor in kept.items())
+
+
 def test_a_plan_with_times(tmp_path: Path, recipe: dict[str, Any]) -> None:
     result = gr_train(tmp_path, recipe, "--dry-run")
     done(result)
