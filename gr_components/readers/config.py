@@ -16,6 +16,8 @@ class ReadConfig:
     :param max_answer_tokens: Longest answer, at least 2 (one token and the end); None for the model's own limit.
     :param length_penalty: See `GenerationConfig`.
     :param extractive: Whether an answer must be a span of a passage (models with the `reserved` layout).
+    :param retrieval_weight: How much the passages' scores count: the score times this is added to the logits of
+        attention to a passage, >= 0. 0 reads all passages alike, as in the paper.
     :param batch_size: Passages that are encoded at a time.
     :param closed_book: Whether questions without passages are answered all the same, from what the model knows: a
         control that shows what the passages are worth.
@@ -27,6 +29,7 @@ class ReadConfig:
     max_answer_tokens: int | None = None
     length_penalty: float = 0.0
     extractive: bool = False
+    retrieval_weight: float = 0.0
     batch_size: int = 32
     closed_book: bool = False
 
@@ -36,6 +39,7 @@ class ReadConfig:
         if self.max_answer_tokens is not None:
             check_count("max_answer_tokens", self.max_answer_tokens, least=2)
         check_number("length_penalty", self.length_penalty)
+        check_number("retrieval_weight", self.retrieval_weight, least=0)
         if self.num_answers > self.num_beams:
             msg = f"num_answers={self.num_answers} needs as many beams; num_beams is {self.num_beams}."
             raise ConfigError(msg)

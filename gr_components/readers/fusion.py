@@ -63,13 +63,14 @@ class Reading:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A question with its passages, tokenized. `kept` are the positions of the passages that have text."""
+    """A question with its passages, tokenized. `kept` are the positions of those with text, `scores` their scores."""
 
     index: int
     texts: list[str]
     kept: list[int]
     contexts: list[Encoded]
     rows: list[tuple[list[int], int, int]]
+    scores: list[float]
 
 
 class FusionReader:
@@ -104,6 +105,7 @@ class FusionReader:
         passages: Sequence[Sequence[Passage]],
         config: ReadConfig = ReadConfig(),  # noqa: B008 - frozen
         report: Reporter = Silent(),  # noqa: B008 - without state
+        scores: Sequence[Sequence[float | None]] | None = None,
     ) -> list[Reading]:
         """
         Answer questions, each from its own passages.
@@ -112,18 +114,22 @@ class FusionReader:
         :param passages: For each question its passages; those without text are skipped.
         :param config: Settings.
         :param report: Where progress goes.
+        :param scores: For each question the scores of its passages, for `config.retrieval_weight`; a passage without
+            one counts as the least of its question.
         :returns: One reading per question, in the same order.
         :raises ConfigError: If a setting does not fit the model.
-        :raises NumericsError: If the model gives NaN.
+        :raises NumericsError: If the model gives NaN, or a score is none.
         :raises ModelError: If memory does not suffice for one passage at a time.
         """
         self._check(config)
         if len(questions) != len(passages):
             msg = f"There are {len(questions)} questions and {len(passages)} lists of passages; give one list each."
             raise ConfigError(msg)
+        if scores is None or not config.retrieval_weight:
+            scores = [[None] * len(given) for given in passages]
         readings = [Reading([], [None] * len(given)) for given in passages]
         with Task(report, "read", len(questions)) as task:
-            for batch in self._batches(questions, passages, config):
+            for batch in self._batches(questions, passages, scores, config):
                 for item, reading in zip(batch, self._read_in_memory(batch, config), strict=True):
                     relevance: list[float | None] = [None] * len(passages[item.index])
                     for position, value in zip(item.kept, reading.relevance[: len(item.kept)], strict=True):
@@ -141,15 +147,17 @@ class FusionReader:
             raise ConfigError(msg)
 
     def _batches(
-        self, questions: Sequence[str], passages: Sequence[Sequence[Passage]], config: ReadConfig
-    ) -> Iterator[list[_Prepared]]:
+        self, questions: Sequence[str], passages: Sequence[Sequence[Passage]],
+        scores: Sequence[Sequence[float | None]], config: ReadConfig,
+    ) -> Iterator[list[_Prepared]]:  # fmt: skip
         # Batches are filled with questions that have as many passages of the same length, tokenized a window at a time.
         window = 64 * config.batch_size
         for first in range(0, len(questions), window):
             chosen = range(first, min(first + window, len(questions)))
             prepared = self._prepare(
-                [questions[i] for i in chosen], [passages[i] for i in chosen], first, closed_book=config.closed_book
-            )
+                [questions[i] for i in chosen], [passages[i] for i in chosen], [scores[i] for i in chosen], first,
+                closed_book=config.closed_book,
+            )  # fmt: skip
             prepared.sort(key=lambda item: (len(item.rows), max(len(ids) for ids, _, _ in item.rows)))
             batch: list[_Prepared] = []
             for item in prepared:
@@ -161,8 +169,9 @@ class FusionReader:
                 yield batch
 
     def _prepare(
-        self, questions: Sequence[str], passages: Sequence[Sequence[Passage]], first: int, *, closed_book: bool
-    ) -> list[_Prepared]:
+        self, questions: Sequence[str], passages: Sequence[Sequence[Passage]],
+        scores: Sequence[Sequence[float | None]], first: int, *, closed_book: bool,
+    ) -> list[_Prepared]:  # fmt: skip
         layout, tokenizer = self.layout, self.tokenizer
         kept = [[n for n, p in enumerate(given) if p.text.strip()] for given in passages]
         chosen = [given[n] for given, positions in zip(passages, kept, strict=True) for n in positions]
@@ -180,7 +189,8 @@ class FusionReader:
                 rows = [layout.assemble(question_tokens[index].ids, [], [])]
             if rows and questions[index].strip():
                 texts = [passages[index][n].text for n in positions]
-                prepared.append(_Prepared(first + index, texts, positions, own, rows))
+                known = _known([scores[index][n] for n in positions] or [None])
+                prepared.append(_Prepared(first + index, texts, positions, own, rows, known))
         limit = layout.max_question_tokens
         self._cut.report("questions", questions, [len(q.ids) > limit for q in question_tokens], limit)
         limit = layout.max_title_tokens
@@ -215,7 +225,14 @@ class FusionReader:
 
     def _read_batch(self, batch: list[_Prepared], config: ReadConfig) -> list[Reading]:
         inputs = pad_inputs([item.rows for item in batch], self.tokenizer.pad_id)
-        source = self.decoder.encode_fused(inputs.ids_BNL, inputs.mask_BNL, inputs.context_BNL, chunk=config.batch_size)
+        prior_BN = None
+        if config.retrieval_weight:
+            prior_BN = np.zeros(inputs.ids_BNL.shape[:2], dtype=np.float32)
+            for b, item in enumerate(batch):
+                prior_BN[b, : len(item.scores)] = config.retrieval_weight * (np.array(item.scores) - max(item.scores))
+        source = self.decoder.encode_fused(
+            inputs.ids_BNL, inputs.mask_BNL, inputs.context_BNL, chunk=config.batch_size, prior_BN=prior_BN
+        )
         relevance_BN = self.decoder.relevance(source, inputs.ids_BNL.shape[1], self.layout.answer_start[0])
         if np.isnan(relevance_BN).any():
             msg = "The reader's attention is NaN: its weights are damaged, or they overflow in this dtype. Use float32."
@@ -250,6 +267,16 @@ class FusionReader:
             passage = None if surface.passage is None else item.kept[surface.passage]
             answers.append(Answer(surface.text, generated, hypothesis.log_probability, passage, surface.span))
         return Reading(answers, list(relevance))
+
+
+def _known(scores: Sequence[float | None]) -> list[float]:
+    """Return scores with the least of them where there is none."""
+    least = min((score for score in scores if score is not None), default=0.0)
+    known = [least if score is None else float(score) for score in scores]
+    if not np.isfinite(known).all():
+        msg = f"Passages have the scores {known}, which retrieval_weight cannot use. Set it to 0."
+        raise NumericsError(msg)
+    return known
 
 
 def layout_of(loaded: LoadedSeq2Seq, **lengths: int) -> ReaderLayout:

@@ -48,9 +48,9 @@ class TestFiDReader(ComponentContract):
     def other_init_arguments(self) -> dict[str, Any]:
         return {
             "model": "somebody/model", "top_k": 3, "num_answers": 2, "num_beams": 4, "max_answer_tokens": 9,
-            "max_passage_tokens": 128, "length_penalty": 0.5, "extractive": True, "title_field": "heading",
-            "batch_size": 7, "device": ComponentDevice.from_str("cpu"), "dtype": "bfloat16", "revision": "main",
-            "local_files_only": True, "model_kwargs": {"attn_implementation": "eager"},
+            "max_passage_tokens": 128, "length_penalty": 0.5, "extractive": True, "retrieval_weight": 2.0,
+            "title_field": "heading", "batch_size": 7, "device": ComponentDevice.from_str("cpu"), "dtype": "bfloat16",
+            "revision": "main", "local_files_only": True, "model_kwargs": {"attn_implementation": "eager"},
         }  # fmt: skip
 
 

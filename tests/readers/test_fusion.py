@@ -245,3 +245,39 @@ def test_damaged_weights_are_noticed(copying: LoadedSeq2Seq, passages: list[Pass
     copying.model.family.memory_projections(0)[0].weight.data[0, 0] = float("nan")
     with pytest.raises(NumericsError, match="attention is NaN"):
         FusionReader(copying).read([QUESTION], [passages])
+
+
+def test_scores_move_the_attention_between_passages(any_reader: LoadedSeq2Seq, passages: list[Passage]) -> None:
+    reader = FusionReader(any_reader)
+
+    def answer(scores: list[float | None], weight: float, given: list[Passage] = passages) -> tuple[str, float]:
+        config = dataclasses.replace(CONFIG, retrieval_weight=weight)
+        (reading,) = reader.read([QUESTION], [given], config, scores=[scores])
+        return reading.answers[0].generated, reading.answers[0].log_probability
+
+    (alike,) = reader.read([QUESTION], [passages], CONFIG)
+    plain = (alike.answers[0].generated, alike.answers[0].log_probability)
+    assert answer([0.9, 0.2, 0.1], 0.0) == plain
+    for n, passage in enumerate(passages):
+        sure = [1.0 if n == other else 0.0 for other in range(len(passages))]
+        text, log_probability = answer(sure, 1e6)
+        alone_text, alone = answer([1.0], 0.0, [passage])
+        assert text == alone_text
+        assert log_probability == pytest.approx(alone, abs=1e-3)
+    text, log_probability = answer([0.5, 0.5, 0.5], 7.0)
+    assert (text, log_probability) == (plain[0], pytest.approx(plain[1], abs=1e-5))
+    # Of the passages only the scores' differences count, and the order does not.
+    moved = answer([0.9, 0.2, 0.1], 3.0)
+    assert moved[1] != pytest.approx(plain[1], abs=1e-5)
+    assert answer([1.9, 1.2, 1.1], 3.0)[1] == pytest.approx(moved[1], abs=1e-4)
+    assert answer([0.1, 0.2, 0.9], 3.0, passages[::-1])[1] == pytest.approx(moved[1], abs=1e-4)
+    assert answer([0.9, None, 0.2], 3.0)[1] == pytest.approx(answer([0.9, 0.2, 0.2], 3.0)[1], abs=1e-6)
+
+
+def test_scores_that_are_no_numbers_are_refused(copying: LoadedSeq2Seq, passages: list[Passage]) -> None:
+    reader = FusionReader(copying)
+    config = dataclasses.replace(CONFIG, retrieval_weight=1.0)
+    with pytest.raises(NumericsError, match="retrieval_weight cannot use"):
+        reader.read([QUESTION], [passages], config, scores=[[1.0, float("nan"), 0.0]])
+    with pytest.raises(ConfigError, match="retrieval_weight must be"):
+        ReadConfig(retrieval_weight=-1.0)

@@ -5,14 +5,14 @@ Shapes: B sources, N passages of a source, L tokens of a passage, S = L or N * L
 R = B * K decoder rows, T decoder tokens, E width, V vocabulary.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gr_components.models.seq2seq.copying import CopyConfig, CopyHead, CopyKeys, teacher_categories
-from gr_components.models.seq2seq.decoder import CrossCache, DecoderCore
+from gr_components.models.seq2seq.decoder import MASKED, CrossCache, DecoderCore
 from gr_components.models.seq2seq.families import family_of
 
 
@@ -26,6 +26,7 @@ class Memory:
     :param ids_BS: Source tokens.
     :param copyable_BS: True where the copy head may point.
     :param length: Positions of one passage L; S if there is one passage.
+    :param prior_BS: Added to the logits of attention over the positions, at most 0; None for nothing.
     """
 
     states_BSE: Tensor
@@ -33,6 +34,7 @@ class Memory:
     ids_BS: Tensor
     copyable_BS: Tensor
     length: int
+    prior_BS: Tensor | None = None
 
     def select(self, sources_N: Tensor) -> "Memory":
         """
@@ -43,7 +45,8 @@ class Memory:
         states, mask, ids, copyable = (
             x.index_select(0, sources_N) for x in (self.states_BSE, self.mask_BS, self.ids_BS, self.copyable_BS)
         )
-        return Memory(states, mask, ids, copyable, self.length)
+        prior = None if self.prior_BS is None else self.prior_BS.index_select(0, sources_N)
+        return Memory(states, mask, ids, copyable, self.length, prior)
 
 
 class Seq2SeqModel(nn.Module):
@@ -86,8 +89,9 @@ class Seq2SeqModel(nn.Module):
         )
 
     def encode_fused(
-        self, ids_BNL: Tensor, mask_BNL: Tensor, copyable_BNL: Tensor | None = None, *, chunk: int | None = None
-    ) -> Memory:
+        self, ids_BNL: Tensor, mask_BNL: Tensor, copyable_BNL: Tensor | None = None, *, chunk: int | None = None,
+        prior_BN: Tensor | None = None,
+    ) -> Memory:  # fmt: skip
         """
         Encode passages one by one and put the states of a source side by side.
 
@@ -97,6 +101,7 @@ class Seq2SeqModel(nn.Module):
         :param mask_BNL: True on real tokens; a passage may be all padding.
         :param copyable_BNL: True where the copy head may point; real tokens by default.
         :param chunk: Passages to encode at a time; all by default.
+        :param prior_BN: Added to the logits of attention to each passage, at most 0; by default all are equal.
         """
         sources, passages, length = ids_BNL.shape
         ids, mask = ids_BNL.reshape(-1, length), mask_BNL.reshape(-1, length)
@@ -107,9 +112,9 @@ class Seq2SeqModel(nn.Module):
         states = torch.cat([self.encode(ids[p], attended[p]).states_BSE for p in parts])
         merged = mask_BNL.reshape(sources, -1)
         copyable = merged if copyable_BNL is None else copyable_BNL.reshape(sources, -1) & merged
-        return Memory(
-            states.reshape(sources, passages * length, -1), merged, ids_BNL.reshape(sources, -1), copyable, length
-        )
+        prior = None if prior_BN is None else prior_BN.repeat_interleave(length, dim=1)
+        fused = states.reshape(sources, passages * length, -1)
+        return Memory(fused, merged, ids_BNL.reshape(sources, -1), copyable, length, prior)
 
     def project(self, memory: Memory) -> tuple[CrossCache, CopyKeys | None]:
         """
@@ -118,9 +123,15 @@ class Seq2SeqModel(nn.Module):
         :param memory: Encoded sources.
         """
         cross = self.core.project_memory(memory.states_BSE, memory.mask_BS)
-        if self.copy is None:
-            return cross, None
-        return cross, self.copy.source(memory.states_BSE, memory.ids_BS, memory.copyable_BS, memory.length)
+        keys = None
+        if self.copy is not None:
+            keys = self.copy.source(memory.states_BSE, memory.ids_BS, memory.copyable_BS, memory.length)
+        if memory.prior_BS is not None:
+            # Not below what masks a position: half precision would overflow.
+            cross = replace(cross, bias_BS=(cross.bias_BS + memory.prior_BS.to(cross.bias_BS)).clamp_min(MASKED))
+            if keys is not None:
+                keys = replace(keys, bias_BS=(keys.bias_BS + memory.prior_BS.to(keys.bias_BS)).clamp_min(MASKED))
+        return cross, keys
 
     def log_probs(self, memory: Memory, inputs_RT: Tensor, targets_RT: Tensor, real_RT: Tensor) -> Tensor:
         """

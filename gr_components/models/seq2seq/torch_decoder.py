@@ -70,6 +70,7 @@ class TorchDecoder:
         copyable_BNL: npt.NDArray[np.bool_],
         *,
         chunk: int | None = None,
+        prior_BN: npt.NDArray[np.float32] | None = None,
     ) -> TorchSource:
         """
         Encode the passages of each source separately and fuse them.
@@ -78,9 +79,11 @@ class TorchDecoder:
         :param mask_BNL: True on real tokens.
         :param copyable_BNL: True where the copy head may point.
         :param chunk: Passages to encode at a time.
+        :param prior_BN: Added to the logits of attention to each passage, at most 0.
         """
         tensors = (self._tensor(ids_BNL), self._tensor(mask_BNL).bool(), self._tensor(copyable_BNL).bool())
-        return self.source(self.model.encode_fused(*tensors, chunk=chunk))
+        prior = None if prior_BN is None else self._tensor(prior_BN)
+        return self.source(self.model.encode_fused(*tensors, chunk=chunk, prior_BN=prior))
 
     @torch.inference_mode()
     def source(self, memory: Memory) -> TorchSource:
