@@ -102,12 +102,13 @@ def test_the_reader_gets_the_passages_of_each_condition(opened):
     )
     gold = {question.id: data.corpus()[0] for question in questions}
     one, two = questions
-    right, best, several, shuffled, nothing = conditions(gold, documents, 5)
-    assert [p.id for p in right.choose(one)] == [data.corpus()[0].id]
-    assert [p.id for p in best.choose(one)] == [documents[one.id][0].id]
-    assert [p.id for p in several.choose(two)] == [d.id for d in documents[two.id][:5]]
-    assert {p.id for p in shuffled.choose(two)} == {p.id for p in several.choose(two)}
-    orders = [[p.id for p in c.choose(q)] for q in questions for c in (shuffled, several)]
+    right, best, several, alike, shuffled, nothing = conditions(gold, documents, 5)
+    assert [p.id for p, _ in right.choose(one)] == [data.corpus()[0].id]
+    assert [p.id for p, _ in best.choose(one)] == [documents[one.id][0].id]
+    assert [(p.id, s) for p, s in several.choose(two)] == [(d.id, d.score) for d in documents[two.id][:5]]
+    assert dict(shuffled.choose(two)) == dict(several.choose(two)) == dict(alike.choose(two))
+    assert alike.alike
+    orders = [[p.id for p, _ in c.choose(q)] for q in questions for c in (shuffled, several)]
     assert orders[0] != orders[1] or orders[2] != orders[3]
     assert shuffled.choose(one) == shuffled.choose(one)
     assert nothing.choose(one) == []
@@ -120,9 +121,9 @@ def test_the_measurement_covers_all_systems_and_writes_its_page(opened, tmp_path
     results = Measurement(opened, sample=3).run()
     rows = [(row.group, row.system) for row in results.rows]
     assert rows[: len(engines.SYSTEMS)] == [("3 test questions", name) for name in engines.SYSTEMS]
-    assert len(set(rows)) == len(rows) == 8 + 3 + 5 + 7 + 2
+    assert len(set(rows)) == len(rows) == 8 + 3 + 6 + 7 + 2
     assert all((row.ms_per_query is not None) == ("unseen" not in row.group) for row in results.rows)
-    assert [len(family) for family in results.comparisons.values()] == [3, 4, 1, 1, 3]
+    assert [len(family) for family in results.comparisons.values()] == [3, 4, 1, 1, 4]
     results.settings = {
         "sample": 3, "models": {"dense": "x"}, "machine": machine(), "seconds": 60, "timed_questions": 3,
         "constant_log_probabilities": engines.CONSTANT_LOG_PROBABILITIES,

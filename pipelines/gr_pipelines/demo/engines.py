@@ -78,6 +78,7 @@ class Engines:
         }
         self.reader = FusionReader(load_seq2seq(models.reader, dtype=dtype))
         self.passages = int(self.part("reader", FiDReader).top_k)
+        self.retrieval_weight = float(self.part("reader", FiDReader).retrieval_weight)
 
     def part(self, name: str, kind: type[Part]) -> Part:
         """
@@ -129,6 +130,7 @@ def systems(engines: Engines, share: Callable[[Search], Search]) -> dict[str, Se
     vectors = share(batched(engines.part("dense", DenseRetriever)))
     identifiers = share(batched(engines.part("generative", GenerativeRetriever)))
     fusion = engines.part("fusion", ScoreFusionJoiner)
+    pair = ScoreFusionJoiner(combine=fusion.combine, top_k=DEPTH)
     by_rank = ScoreFusionJoiner(join_mode="reciprocal_rank_fusion", top_k=DEPTH)
     hybrid = share(fused([full, vectors, identifiers], fusion))
     return {
@@ -136,7 +138,7 @@ def systems(engines: Engines, share: Callable[[Search], Search]) -> dict[str, Se
         BM25Q: full,
         DENSE: vectors,
         GENERATIVE: identifiers,
-        PAIR: fused([full, vectors], fusion),
+        PAIR: fused([full, vectors], pair),
         HYBRID: hybrid,
         RRF: fused([full, vectors, identifiers], by_rank),
         RANKED: share(ranked(hybrid, engines.pipeline)),

@@ -80,15 +80,19 @@ class Measurement:
         for condition in conditions(gold, by_question, self._engines.passages):
             if condition.control and split != "test":
                 continue
-            evaluation, _ = read(self._engines.reader, questions, condition.choose, self._report)
+            weight = self._weight(condition)
+            evaluation, _ = read(self._engines.reader, questions, condition.choose, weight, self._report)
             self._add(group, condition.name, evaluation, self._reading_ms(condition) if split == "test" else None)
 
     def _reading_ms(self, condition: Condition) -> float:
         by_text = {question.text: question for question in self._timed}
-        reader = self._engines.reader
+        reader, weight = self._engines.reader, self._weight(condition)
         with one_core():
-            ms = milliseconds(lambda text: read(reader, [by_text[text]], condition.choose), list(by_text))
+            ms = milliseconds(lambda text: read(reader, [by_text[text]], condition.choose, weight), list(by_text))
         return ms + (self._ms[engines.RANKED] if condition.searched else 0.0)
+
+    def _weight(self, condition: Condition) -> float:
+        return 0.0 if condition.alike else self._engines.retrieval_weight
 
     def _add(self, group: str, system: str, evaluation: Evaluation, ms: float | None) -> None:
         self._results.rows.append(Row(group=group, system=system, evaluation=evaluation, ms_per_query=ms))
@@ -98,7 +102,7 @@ class Measurement:
         hybrid, ranked, generative = (
             row_key(test, name) for name in (engines.HYBRID, engines.RANKED, engines.GENERATIVE)
         )
-        one, several, shuffled, nothing = [row.key for row in self._results.rows if row.group == answers][1:]
+        one, several, alike, shuffled, nothing = [row.key for row in self._results.rows if row.group == answers][1:]
         parts = (engines.PAIR, engines.BM25Q, engines.DENSE, engines.GENERATIVE)
         controls = [(generative, row_key(adds, name)) for name in self._controls]
         families = {
@@ -109,7 +113,10 @@ class Measurement:
                 "nDCG@10",
                 [(row_key(unseen, engines.RANKED), row_key(unseen, engines.HYBRID))],
             ),
-            "what the reader makes of its passages": ("F1", [(several, one), (several, shuffled), (several, nothing)]),
+            "what the reader makes of its passages": (
+                "F1",
+                [(several, one), (several, alike), (several, shuffled), (several, nothing)],
+            ),
         }
         for heading, (measure, pairs) in families.items():
             self._results.comparisons[heading] = compare(by_key, pairs, measure)
