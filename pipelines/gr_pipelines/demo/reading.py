@@ -88,7 +88,8 @@ def read(
     given = [choose(question) for question in questions]
     # Without a passage the reader gives no answer; as a control it is made to.
     config = ReadConfig(closed_book=True, retrieval_weight=retrieval_weight)
-    passages, scores = ([[pair[part] for pair in pairs] for pairs in given] for part in (0, 1))
+    passages = [[passage for passage, _ in pairs] for pairs in given]
+    scores = [[score for _, score in pairs] for pairs in given]
     readings = reader.read([question.text for question in questions], passages, config, report, scores)
     answers = {
         question.id: reading.answers[0].text if reading.answers else ""
