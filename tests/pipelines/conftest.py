@@ -42,6 +42,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, minilm: Path) -> TinyModels:
     from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
     from gr_components.data import write_corpus
+    from gr_components.decoding.calibration import Calibration
     from gr_components.decoding.grammar import reserved_grammar
     from gr_components.models.seq2seq.building import build_seq2seq_from_encoder, cut_vocabulary
     from gr_components.models.seq2seq.copying import CopyConfig
@@ -55,9 +56,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, minilm: Path) -> TinyModels:
     tokenizer, keep = cut_vocabulary(minilm, texts)
     built = build_seq2seq_from_encoder(minilm, keep, decoder_layers=1, copy=CopyConfig())
     grammar, layout = reserved_grammar(tokenizer, body_tokens=5), reserved_layout(tokenizer)
-    save_seq2seq(
-        built, tokenizer, {"task": "generative-retrieval", "grammar": grammar.to_dict()}, folder / "generator"
-    )  # fmt: skip
+    calibration = Calibration(slope=0.5, absent=1.0).to_dict()
+    info = {"task": "generative_retriever", "grammar": grammar.to_dict(), "calibration": calibration}
+    save_seq2seq(built, tokenizer, info, folder / "generator")
     save_seq2seq(built, tokenizer, {"task": "fid", "reader": layout.to_dict()}, folder / "reader")
     words = AutoTokenizer.from_pretrained(minilm)
     small = BertConfig(

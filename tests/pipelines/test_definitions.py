@@ -54,7 +54,7 @@ def test_shared_parameters_have_the_same_defaults(name: str) -> None:
 
 def test_hybrid_and_qa_search_alike() -> None:
     hybrid, qa = read("hybrid"), read("qa")
-    only_qa = {"reader_model", "passages"}
+    only_qa = {"reader_model", "passages", "retrieval_weight"}
     assert {name: value for name, value in qa.parameters.items() if name not in only_qa} == hybrid.parameters
     assert {name: part for name, part in qa.body["components"].items() if name != "reader"} == hybrid.body["components"]
     assert [c for c in qa.body["connections"] if "reader" not in c["receiver"]] == hybrid.body["connections"]
