@@ -67,8 +67,8 @@ class Calibration:
         """
         try:
             return cls(float(data["slope"]), float(data["absent"]), float(data["alpha"]), int(data["depth"]))
-        except (KeyError, TypeError, ValueError) as error:
-            msg = f"The calibration of '{where}' is damaged ({error!r}): {dict(data)}. Train or calibrate it again."
+        except (KeyError, TypeError, ValueError, OverflowError, ModelError) as error:
+            msg = f"The calibration of '{where}' is damaged ({error!r}): {data!r}. Train or calibrate it again."
             raise ModelError(msg) from error
 
 

@@ -90,7 +90,8 @@ class ScoreFusionJoiner(Serializable, Lifecycle[Fusion]):
         check_choice("join_mode", join_mode, get_args(JoinMode))
         check_choice("combine", combine, get_args(Combination))
         _check_weights(weights, needless=join_mode == "distribution_based_rank_fusion" and combine == "max")
-        if calibrated is not None and not all(isinstance(each, bool) for each in calibrated):
+        known = isinstance(calibrated, list) and all(isinstance(each, bool) for each in calibrated)
+        if calibrated is not None and not known:
             msg = f"calibrated must be a list of true and false, got {calibrated!r}."
             raise ConfigError(msg)
         if top_k is not None:

@@ -143,8 +143,9 @@ def test_a_calibrated_list_without_probabilities_is_refused(score):
 def test_calibrated_must_fit_the_lists():
     with pytest.raises(ConfigError, match="calibrated has 1 entries for 2 lists"):
         ScoreFusionJoiner(calibrated=[True]).run(documents=[_list(a=0.3), _list(a=0.1)])
-    with pytest.raises(ConfigError, match="calibrated must be a list of true and false, got"):
-        ScoreFusionJoiner(calibrated=["yes"])
+    for wrong in (["yes"], True, "yes"):
+        with pytest.raises(ConfigError, match="calibrated must be a list of true and false, got"):
+            ScoreFusionJoiner(calibrated=wrong)
 
 
 def test_a_document_twice_in_a_list_counts_once():

@@ -1,5 +1,7 @@
 """Calibration of generative scores: what was put in comes out, and bad input is named."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -74,12 +76,26 @@ def test_nothing_to_fit_is_refused():
 
 
 @pytest.mark.parametrize(
-    "damage", [{"slope": None}, {"slope": -1.0}, {"depth": 0}, {"absent": "x"}, {"slope": float("nan")}]
+    "damage",
+    [{"slope": None}, {"slope": -1.0}, {"depth": 0}, {"depth": math.inf}, {"absent": "x"}, {"slope": math.nan}],
 )
 def test_damaged_values_name_the_model(damage):
     data = {**Calibration(1.4, 5.0).to_dict(), **damage}
-    with pytest.raises(ModelError, match="alibration"):
+    with pytest.raises(ModelError, match=r"The calibration of 'my/model' is damaged .* Train or calibrate it again"):
         Calibration.from_dict(data, "my/model")
+
+
+@pytest.mark.parametrize("data", [[1.4, 5.0], 1.4, "on", {}])
+def test_what_is_no_calibration_names_the_model(data):
+    with pytest.raises(ModelError, match="The calibration of 'my/model' is damaged"):
+        Calibration.from_dict(data, "my/model")
+
+
+def test_questions_without_judgements_have_nothing_to_find():
+    run = {"judged": [("a", 40.0), ("b", 10.0)], "not judged": [("a", 40.0), ("b", 10.0)]}
+    calibration = fit_calibration(run, {"judged": frozenset(["a"])})
+    none = 1 - calibration.probabilities(np.array([40.0, 10.0])).sum()
+    assert log_loss(calibration, {"not judged": run["not judged"]}, {}) == pytest.approx(-math.log(none))
 
 
 def test_round_trip():

@@ -62,11 +62,11 @@ def log_loss(calibration: Calibration, run: Mapping[str, Ranked], relevant: Mapp
     """
     losses = []
     for name, ranked in run.items():
-        best = ranked[: calibration.depth]
+        best, wanted = ranked[: calibration.depth], relevant.get(name, frozenset())
         chances_D = calibration.probabilities(np.array([score for _, score in best]))
-        right = sum(float(p) for p, (document, _) in zip(chances_D, best, strict=True) if document in relevant[name])
-        none = 1.0 - float(chances_D.sum())
-        losses.append(-np.log(max(right if any(d in relevant[name] for d, _ in best) else none, 1e-12)))
+        right_D = np.array([document in wanted for document, _ in best], dtype=bool)
+        chance = chances_D[right_D].sum() if right_D.any() else 1.0 - chances_D.sum()
+        losses.append(-np.log(max(float(chance), 1e-12)))
     return float(np.mean(losses)) if losses else 0.0
 
 

@@ -98,7 +98,7 @@ class ListBatch:
 
     :param config: Which keys.
     :param teachers: Names of the teachers whose scores are combined: each one's scores over all passages of the
-        question, standardised, then averaged. None for a loss without a teacher.
+        question, standardised, then averaged. Empty for a loss without a teacher.
 
     `keys` holds the distinct identifiers of each list so far, `documents` the rows of its passages.
     """
