@@ -20,7 +20,7 @@ from gr_components.decoding.results import GenerativeResult, Hit, Identifier, Ma
 from gr_components.decoding.scoring import Scored, Unigrams, score_documents
 from gr_components.decoding.sources import Sources, too_long
 from gr_components.decoding.weights import Float64, frequencies, least_useful_log_probability, log_odds
-from gr_components.errors import ModelError, TokenizerMismatchError
+from gr_components.errors import ConfigError, ModelError, TokenizerMismatchError
 from gr_components.indexes.candidates import Float32
 from gr_components.indexes.suffix_index import DocumentSet, SuffixIndex
 from gr_components.models.batching import run_batches
@@ -91,12 +91,13 @@ class GenerativeEngine:
         :param scale_score: Whether the hits' scores become probabilities; the contributions of identifiers stay.
         :returns: One result for each query.
         :raises TokenizerMismatchError: If the index was made with another tokenizer or grammar.
-        :raises ConfigError: If the model has no view of a name in `config.views`.
+        :raises ConfigError: If the model has no view of a name in `config.views`, or scores are to be scaled that have
+            another `alpha` than those of the calibration.
         :raises NumericsError: If the model returns NaN.
         :raises ModelError: If memory does not suffice for one query, or scores are to be scaled without a calibration.
         """
         self.check(index)
-        calibration = self.needed_calibration() if scale_score else None
+        calibration = self.needed_calibration(config) if scale_score else None
         results = [GenerativeResult([], join((), [], len(index.segments)))] * len(queries)
         if top_k < 1:
             return results
@@ -137,11 +138,13 @@ class GenerativeEngine:
             results[place] = Matches(numbers_D, found.keys, priors_K, found.scored, found.weights_K**config.alpha)
         return results
 
-    def needed_calibration(self) -> Calibration:
+    def needed_calibration(self, config: SearchConfig | None = None) -> Calibration:
         """
         Return the calibration.
 
+        :param config: Settings of the search whose scores it is for; None for the engine's own.
         :raises ModelError: If there is none.
+        :raises ConfigError: If it was fitted to scores with another `alpha`.
         """
         if self.calibration is None:
             msg = (
@@ -149,6 +152,13 @@ class GenerativeEngine:
                 "Train it with a recipe of this version, or set scale_score to false (in pipelines: calibrated=false)."
             )
             raise ModelError(msg)
+        alpha, fitted = (self.config if config is None else config).alpha, self.calibration.alpha
+        if alpha != fitted:
+            msg = (
+                f"The search has alpha={alpha:g}, but the model's calibration was fitted with {fitted:g} and says "
+                "nothing about other scores. Leave alpha as it was, or set scale_score to false."
+            )
+            raise ConfigError(msg)
         return self.calibration
 
     def text(self, keys: Keys, k: int) -> str:

@@ -117,8 +117,8 @@ class FusionReader:
         :param scores: For each question the scores of its passages, for `config.retrieval_weight`; a passage without
             one counts as the least of its question.
         :returns: One reading per question, in the same order.
-        :raises ConfigError: If a setting does not fit the model.
-        :raises NumericsError: If the model gives NaN, or a score is none.
+        :raises ConfigError: If a setting does not fit the model, or there are not as many passages or scores as needed.
+        :raises NumericsError: If the model gives NaN, or a score is NaN or infinite.
         :raises ModelError: If memory does not suffice for one passage at a time.
         """
         self._check(config)
@@ -127,6 +127,9 @@ class FusionReader:
             raise ConfigError(msg)
         if scores is None or not config.retrieval_weight:
             scores = [[None] * len(given) for given in passages]
+        if [len(own) for own in scores] != [len(given) for given in passages]:
+            msg = "scores must have a list for each question, and in it a score or None for each of its passages."
+            raise ConfigError(msg)
         readings = [Reading([], [None] * len(given)) for given in passages]
         with Task(report, "read", len(questions)) as task:
             for batch in self._batches(questions, passages, scores, config):

@@ -163,7 +163,8 @@ class GenerativeRetriever(Serializable, Lifecycle["GenerativeEngine"]):
         :param top_k: Most documents to return; 0 returns none.
         :param scale_score: Whether scores are mapped to 0..1.
         :returns: `documents` with scores and `meta["identifiers"]`, best first.
-        :raises ConfigError: If `top_k` is negative.
+        :raises ConfigError: If `top_k` is negative, or scores are to be mapped that have another `alpha` than those of
+            the model's calibration.
         :raises FilterError: If the filters are malformed.
         :raises IndexMissingError: If the store has documents but no such index.
         :raises TokenizerMismatchError: If the index was built with another tokenizer or grammar.

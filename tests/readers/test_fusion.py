@@ -279,5 +279,9 @@ def test_scores_that_are_no_numbers_are_refused(copying: LoadedSeq2Seq, passages
     config = dataclasses.replace(CONFIG, retrieval_weight=1.0)
     with pytest.raises(NumericsError, match="retrieval_weight cannot use"):
         reader.read([QUESTION], [passages], config, scores=[[1.0, float("nan"), 0.0]])
-    with pytest.raises(ConfigError, match="retrieval_weight must be"):
-        ReadConfig(retrieval_weight=-1.0)
+    for wrong in ([[1.0, 0.5]], [[1.0] * 4], []):
+        with pytest.raises(ConfigError, match="scores must have a list for each question"):
+            reader.read([QUESTION], [passages], config, scores=wrong)
+    for weight in (-1.0, float("inf"), float("nan")):
+        with pytest.raises(ConfigError, match="retrieval_weight must be"):
+            ReadConfig(retrieval_weight=weight)

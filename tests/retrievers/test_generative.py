@@ -167,6 +167,16 @@ def test_a_model_without_calibration_says_so(store: LocalDocumentStore, model: s
         GenerativeRetriever(store, plain).run("Austria", scale_score=True)
 
 
+def test_a_calibration_of_other_scores_is_refused(store: LocalDocumentStore, model: str) -> None:
+    problem = r"The search has alpha=1, but the model's calibration was fitted with 2 .* set scale_score to false"
+    with pytest.raises(ConfigError, match=problem):
+        GenerativeRetriever(store, model, alpha=1.0, scale_score=True).warm_up()
+    plain = GenerativeRetriever(store, model, alpha=1.0)
+    assert plain.run("Austria")["documents"]
+    with pytest.raises(ConfigError, match=problem):
+        plain.run("Austria", scale_score=True)
+
+
 def test_a_damaged_calibration_is_named(store: LocalDocumentStore, model: str, tmp_path: Path) -> None:
     damaged = changed(model, tmp_path / "damaged", {"slope": -1})
     with pytest.raises(ModelError, match=r"The calibration of '.*damaged' is damaged"):
