@@ -13,7 +13,14 @@ from gr_pipelines.demo.prepare import Stores
 from gr_pipelines.demo.reading import conditions, read
 from gr_pipelines.demo.report import machine, write_report
 from gr_pipelines.demo.systems import DEPTH, remembered, run_of
-from gr_pipelines.demo.tuning import CONSTANTS, tune
+from gr_pipelines.demo.tuning import (
+    CONSTANTS,
+    GENERATIVE_WEIGHTS,
+    RETRIEVAL_WEIGHTS,
+    tune,
+    tune_fusion,
+    tune_reader,
+)
 from gr_pipelines.query import QueryPipeline
 
 QUESTIONS = [question.text for question in data.questions("test")[:3]]
@@ -89,6 +96,13 @@ def test_every_control_row_has_its_own_constant(tiny, monkeypatch):
             control.close()
         assert scores[0] == pytest.approx(scores[1])
         assert scores[0] != pytest.approx(scores[2])
+
+
+def test_weights_are_tuned_on_validation_questions(opened):
+    fusion, reader = tune_fusion(opened, size=3).splitlines(), tune_reader(opened, size=3).splitlines()
+    assert len(fusion) == 2 + 2 * len(GENERATIVE_WEIGHTS)
+    assert len(reader) == 2 + 1 + len(RETRIEVAL_WEIGHTS)
+    assert fusion[2] != fusion[5]
 
 
 def test_a_run_keeps_the_order_of_the_results(opened):
