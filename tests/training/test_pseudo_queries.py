@@ -7,7 +7,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from gr_components.data import check_inputs, normalise, read_corpus
+from gr_components.data import check_inputs, normalise, read_corpus, write_corpus
 from gr_components.data.files import read_objects
 from gr_components.errors import ModelError
 from gr_components.models.description import read_description
@@ -115,6 +115,19 @@ def test_a_corpus_gets_pseudo_queries_but_no_held_out_ones(generator, collection
     assert left
     assert not left & set(forbidden)
     assert check_inputs(fewer)["summary"]["held_out"] > 0
+
+
+def test_held_out_questions_that_the_corpus_has_are_left_out_too(generator, passages, tmp_path):
+    own = ("Who made the bells?", "When was it, and who made the bells, if anybody?", "Who rang them?")
+    write_corpus(tmp_path / "own.jsonl", [dataclasses.replace(passages[0], queries=own), *passages[1:3]])
+    path = generate_queries(
+        generator, str(tmp_path / "own.jsonl"), PseudoQueryConfig(sampling=SAMPLING), tmp_path / "corpus.jsonl.gz",
+        forbidden=["who made the bells"], device="cpu",
+    )  # fmt: skip
+    first = next(iter(read_corpus(path)))
+    assert first.queries[0] == "Who rang them?"
+    assert not {normalise(query) for query in own[:2]} & {normalise(query) for query in first.queries}
+    assert check_inputs(path)["summary"]["held_out_of_corpus"] == 2
 
 
 def test_the_round_trip_keeps_what_leads_back(generator, collection, tmp_path, monkeypatch):

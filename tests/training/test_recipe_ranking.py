@@ -1,5 +1,6 @@
 """`ltrgr` and `dgr` from the recipe to a model that serves, on a tiny collection with a tiny encoder."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -10,10 +11,11 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from gr_components.data import read_corpus
+from gr_components.data import Question, read_corpus, write_corpus, write_questions
 from gr_components.errors import ConfigError, ProvenanceError
 from gr_components.models.description import read_description
 from gr_components.models.seq2seq.folder import load_seq2seq
+from gr_training import ranking
 from gr_training.checkpoint import load_weights
 from gr_training.cli import command
 from gr_training.config import parse
@@ -21,6 +23,7 @@ from gr_training.ranking_lists import ListsConfig, draw, violating
 from gr_training.ranking_loss import LossConfig
 from gr_training.recipes.dgr import Config as DGRConfig
 from gr_training.recipes.ltrgr import Config as LTRGRConfig
+from gr_training.run import Run
 
 FIT = {"steps": 4, "learning_rate": 1e-3, "precision": "float32", "validate_every": 2, "checkpoint_every": 1,
        "log_every": 1}  # fmt: skip
@@ -243,6 +246,20 @@ def test_a_calibrated_model_serves_probabilities(tmp_path, recipe):
     assert info["calibration"] == fitted
     assert fitted["slope"] > 0
     assert "calibration" not in (read_description(tmp_path / "run" / "rank-1" / "model") or {})
+
+
+def test_no_stage_searches_a_held_out_question(tmp_path, recipe):
+    """A question that is neither trained on nor validated with may stand in the corpus as a pseudo-query."""
+    first, *others = read_corpus(Path(recipe["data"][0]["corpus"]))
+    queries = ("Who made the bells?", "Who rang the bells?")
+    corpus = str(tmp_path / "corpus.jsonl")
+    write_corpus(corpus, [dataclasses.replace(first, queries=queries), *others])
+    write_questions(tmp_path / "test.jsonl", [Question("t", "who made the bells")])
+    recipe["data"][0]["corpus"] = recipe["validation"]["corpus"] = corpus
+    recipe["held_out"].append({"questions": str(tmp_path / "test.jsonl")})
+    config = parse(LTRGRConfig, recipe, "x")
+    sets, validation = ranking._Chain(config, ranking._ranking(config))._data(Run(out=tmp_path / "rank-1"))
+    assert [each.passages[0].queries for each in (*sets, validation)] == [queries[1:]] * 2
 
 
 def test_pairs_need_a_likelihood_stage(recipe):

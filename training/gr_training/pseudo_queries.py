@@ -25,7 +25,7 @@ from gr_components.progress import Reporter, Silent, Task
 from gr_training.config import STRICT_KEYS, checked_dataclass, to_plain
 from gr_training.distributed import main_first
 from gr_training.fitting import Count
-from gr_training.held_out import without_leaks
+from gr_training.held_out import without_leaking_queries, without_leaks
 from gr_training.mining.lists import dense_search, lexical_search
 from gr_training.mining.parts import Parts
 from gr_training.question_generator import QuestionLayout, QuestionSampler, SamplingConfig
@@ -90,6 +90,8 @@ def generate_queries(
     """
     Write a corpus with generated pseudo-queries, after those that it has; a file that is there and still true is kept.
 
+    Of both kinds those that hold a held-out question are left out and counted.
+
     :param model: Folder of a question generator.
     :param corpus: JSONL of passages.
     :param config: How.
@@ -112,7 +114,7 @@ def generate_queries(
         made_by["retrieve"] = f"{retrieve.__module__}.{getattr(retrieve, '__qualname__', type(retrieve).__name__)}"
     with main_first():
         if not resume or not is_current(path, made_by):
-            passages = list(read_corpus(file))
+            passages, dropped = without_leaking_queries(forbidden, read_corpus(file))
             if not passages:
                 msg = f"'{file}' has no passages to write questions about."
                 raise DataError(msg)
@@ -121,6 +123,7 @@ def generate_queries(
                 _sample(passages, config.sampling, inputs, Parts(
                     sampled, drawn, inputs.hashes, resume=resume, report=report), device, report)  # fmt: skip
             queries, counts = _kept(passages, _read(sampled), config, forbidden, retrieve, report)
+            counts["held_out_of_corpus"] = dropped
             pairs = zip(passages, queries, strict=True)
             write_corpus(path, (replace(p, queries=(*p.queries, *several)) for p, several in pairs))
             hashes = {**inputs.hashes, str(sampled): path_hash(sampled)}

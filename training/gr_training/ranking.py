@@ -297,7 +297,8 @@ class _Chain:
         if self._loaded is None:
             config = self._config
             data, validation = self._sources(run)
-            self._loaded = load_sources(data, config.held_out, run.report), load_validation(validation)
+            sets = load_sources(data, config.held_out, run.report)
+            self._loaded = sets, load_validation(validation, config.held_out)
         return self._loaded
 
     def _sources(self, run: Run) -> tuple[tuple[SourceConfig, ...], ValidationConfig]:

@@ -40,8 +40,8 @@ class LossConfig:
     :param random_extra: `ltrgr`: added to the margin of the random pair.
     :param samplings: `ltrgr`: which pairs count: `top` (best positive, best negative), `random` (one of each).
     :param temperature: Divides the scores in losses with a softmax or a logistic function.
-    :param teacher_temperature: Divides the scores of teachers there: standardised ones, or as they are where the teacher
-        is trained too.
+    :param teacher_temperature: Divides the scores of teachers there: standardised ones, or as they are where the
+        teacher is trained too.
     :param scale: `raw`: margins are in units of scores, as published. `reference`: scores are divided by the median
         score of the best positives when they were mined, so that margins do not depend on the corpus or the number of
         identifiers. `root`: of that the alpha-th root, so that they do not depend on `alpha` either.
