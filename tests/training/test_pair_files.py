@@ -4,7 +4,7 @@ import pytest
 
 from gr_components.data.candidates import check_inputs, write_sidecar
 from gr_components.data.files import read_objects, write_objects
-from gr_components.decoding.grammar import reserved_grammar
+from gr_components.decoding.grammar import Grammar, reserved_grammar
 from gr_components.errors import DataError, ProvenanceError, TokenizerMismatchError
 from gr_components.tokenization import TextTokenizer
 from gr_training import pair_files
@@ -94,6 +94,8 @@ def test_bad_lines_are_named(written, tokenizer, grammar, change, problem):
 def test_other_tokenizers_files_and_changes_are_refused(written, sets, tokenizer, grammar, minilm, tmp_path):
     with pytest.raises(TokenizerMismatchError, match="was written with the tokenizer"):
         read_pairs(written, TextTokenizer.from_folder(minilm), grammar)
+    with pytest.raises(TokenizerMismatchError, match=r"pairs\.jsonl\.gz' was written with another identifier grammar"):
+        read_pairs(written, tokenizer, Grammar.from_dict({**grammar.to_dict(), "max_source": 80}))
     write_objects(tmp_path / "other.jsonl", [])
     write_sidecar(tmp_path / "other.jsonl", made_by={"stage": "mine"}, hashes={})
     with pytest.raises(ProvenanceError, match="holds no pairs: it was made by 'mine'"):

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from gr_components.data import Question, read_corpus, write_corpus, write_questions
+from gr_components.data import Question, read_corpus, read_ids, read_qrels, write_corpus, write_questions
 from gr_components.errors import ConfigError, ProvenanceError
 from gr_components.models.description import read_description
 from gr_components.models.seq2seq.folder import load_seq2seq
@@ -246,6 +246,22 @@ def test_a_calibrated_model_serves_probabilities(tmp_path, recipe):
     assert info["calibration"] == fitted
     assert fitted["slope"] > 0
     assert "calibration" not in (read_description(tmp_path / "run" / "rank-1" / "model") or {})
+
+
+def test_a_model_that_cannot_be_calibrated_is_kept(tmp_path, recipe):
+    validation = recipe["validation"]
+    judged, ids = read_qrels(validation["qrels"]), read_ids(validation["ids"][0])
+    wanted = {document for name in ids for document in judged[name]}
+    passages = list(read_corpus(Path(validation["corpus"])))
+    validation["corpus"] = str(tmp_path / "one.jsonl")  # nothing but the relevant passage can be found
+    write_corpus(validation["corpus"], [next(passage for passage in passages if passage.id in wanted)])
+    result = gr_train(tmp_path, recipe)
+    done(result)
+    assert "not calibrated" in result.stderr
+    assert "none of" in result.stderr
+    run = tmp_path / "run"
+    assert json.loads((run / "calibrate" / "calibration.json").read_text()) is None
+    assert "calibration" not in (read_description(run / "model") or {})
 
 
 def test_no_stage_searches_a_held_out_question(tmp_path, recipe):

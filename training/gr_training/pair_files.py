@@ -9,6 +9,7 @@ A recipe needs no such file, since it draws its pairs as it goes. A line is one 
 The tokens count; the texts are there to be read. The sidecar says what the pairs were drawn from.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +89,7 @@ def write_pairs(
     hashes = {str(local_file(name)): path_hash(local_file(name)) for each in sets for name in each.files or {}}
     made_by = {
         "stage": "pairs", "settings": to_plain(config), "pairs": to_plain(pairs), "sets": [s.name for s in sets],
-        "tokenizer": tokenizer.fingerprint, "views": [view.name for view in grammar.views],
+        "tokenizer": tokenizer.fingerprint, "grammar": _plain(grammar),
     }  # fmt: skip
     with main_first():
         if not is_current(path, made_by):
@@ -108,7 +109,7 @@ def read_pairs(path: Path, tokenizer: TextTokenizer, grammar: Grammar) -> PairFi
     :param tokenizer: Of the model that is to be trained.
     :param grammar: Likewise.
     :raises ProvenanceError: If the file or what it was drawn from has changed, or if it holds no pairs.
-    :raises TokenizerMismatchError: If it was written with another tokenizer.
+    :raises TokenizerMismatchError: If it was written with another tokenizer or grammar.
     :raises DataError: If a line is malformed, names a view that the model lacks, or has another number of identifiers.
     """
     made_by = check_inputs(path)["made_by"]
@@ -120,6 +121,9 @@ def read_pairs(path: Path, tokenizer: TextTokenizer, grammar: Grammar) -> PairFi
             f"'{path}' was written with the tokenizer {made_by['tokenizer'][:12]}, the model uses "
             f"{tokenizer.fingerprint[:12]}. Write the pairs again with this model."
         )
+        raise TokenizerMismatchError(msg)
+    if made_by.get("grammar") != _plain(grammar):
+        msg = f"'{path}' was written with another identifier grammar than the model's. Write the pairs again with it."
         raise TokenizerMismatchError(msg)
     shape = made_by["pairs"]
     num_targets = shape["body"] + shape["title"] + shape["query"]
@@ -160,6 +164,11 @@ def _line(name: str, weight: float, pair: Pair, tokenizer: TextTokenizer) -> dic
         targets.append([target.view.name, tokenizer.decode(text, skip_special=False).strip(), target.tokens])
     source = tokenizer.decode(pair.source, skip_special=False).strip()
     return {"set": name, "source": source, "source_tokens": pair.source, "targets": targets, "weight": weight}
+
+
+def _plain(grammar: Grammar) -> Any:
+    """Return a grammar as JSON gives it back: tuples become lists."""
+    return json.loads(json.dumps(grammar.to_dict()))
 
 
 def _check_tokens(pair: Pair, tokenizer: TextTokenizer, where: str) -> None:
