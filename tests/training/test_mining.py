@@ -388,8 +388,9 @@ def _set(**values):
 def test_bad_lines_are_refused(edited, questions, loaded, change, problem):
     grammar, tokenizer = loaded
     path = edited(change)
-    with pytest.raises(DataError, match=problem):
+    with pytest.raises(DataError, match=problem) as caught:
         read_lists(path, questions, tokenizer, grammar)
+    assert str(path) in str(caught.value)
 
 
 def test_teachers_that_are_asked_for_must_be_there(mined, questions, loaded):

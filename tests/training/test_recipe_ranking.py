@@ -139,6 +139,19 @@ def test_a_changed_setting_is_refused_for_finished_stages(tmp_path, recipe):
     assert "mine changed" in str(result.exception)
 
 
+def test_a_changed_file_is_refused_for_finished_stages(tmp_path, recipe):
+    corpus = tmp_path / "corpus.jsonl"
+    shutil.copy(recipe["data"][0]["corpus"], corpus)
+    recipe["data"][0]["corpus"] = recipe["validation"]["corpus"] = str(corpus)
+    done(gr_train(tmp_path, recipe, "--stage", "train"))
+    done(gr_train(tmp_path, recipe, "--stage", "train", "--resume"))
+    write_corpus(corpus, list(read_corpus(corpus))[:-1])
+    result = gr_train(tmp_path, recipe, "--resume")
+    assert isinstance(result.exception, ProvenanceError)
+    stage = tmp_path / "run" / "train"
+    assert f"'train' in '{stage}' was made from something else: '{corpus}' changed" in str(result.exception)
+
+
 def test_stages_are_checked(tmp_path, recipe):
     result = gr_train(tmp_path, recipe, "--stage", "rank-1")
     assert isinstance(result.exception, ConfigError)

@@ -27,6 +27,7 @@ from gr_training.sources import (
     QuestionSet,
     SourceConfig,
     ValidationConfig,
+    files_of,
     held_out_texts,
     load_sources,
 )
@@ -106,10 +107,13 @@ class PseudoQueryStages:
         if self.config.generator is not None:
             selected = None if self.validation is None else to_plain(self.validation)
             trained = {**data, "validation": selected, "generator": own}
-            made.append(Stage(GENERATOR, self._train, trained, (), f"{self.config.generator.fit.steps:,} steps"))
+            size = f"{self.config.generator.fit.steps:,} steps"
+            files = files_of(self.data, self.held_out, self.validation)
+            made.append(Stage(GENERATOR, self._train, trained, (), size, files=files))
         size = f"{self.config.sampling.per_document} of each passage" if self._writes else "the training questions"
         after = tuple(stage.name for stage in made)
-        return [*made, Stage(PSEUDO_QUERIES, self._write, {**data, "pseudo_queries": plain}, after, size)]
+        own, files = {**data, "pseudo_queries": plain}, files_of(self.data, self.held_out)
+        return [*made, Stage(PSEUDO_QUERIES, self._write, own, after, size, files=files)]
 
     def corpora(self, folder: Path) -> dict[str, str]:
         """

@@ -50,6 +50,7 @@ from gr_training.sources import (
     QuestionSet,
     SourceConfig,
     ValidationConfig,
+    files_of,
     load_sources,
     load_validation,
 )
@@ -242,6 +243,12 @@ class _Chain:
         self._loaded: tuple[list[QuestionSet], QuestionSet] | None = None
 
     def stages(self) -> list[Stage]:
+        """Return them. Files that a stage reads are checked before it is taken for done."""
+        config = self._config
+        files = files_of(config.data, config.held_out, config.validation)
+        return [stage if stage.files else replace(stage, files=files) for stage in self._all()]
+
+    def _all(self) -> list[Stage]:
         config = self._config
         plain = to_plain(config)
         data = {name: plain[name] for name in ("data", "held_out", "validation")}

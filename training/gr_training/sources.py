@@ -172,6 +172,21 @@ def held_out_texts(held_out: Sequence[HeldOutConfig]) -> list[str]:
     return [question.text for config in held_out for question in _questions(config.questions, config.ids)]
 
 
+def files_of(
+    data: Sequence[SourceConfig], held_out: Sequence[HeldOutConfig] = (), validation: ValidationConfig | None = None
+) -> tuple[str, ...]:
+    """
+    Return all files that a recipe names.
+
+    :param data: Training sets.
+    :param held_out: Questions that must not be trained on.
+    :param validation: Questions that select the model.
+    """
+    sets = (*data, *(() if validation is None else (validation,)))
+    names = [name for each in sets for name in (each.corpus, each.questions, each.qrels, *each.ids)]
+    return (*names, *(name for each in held_out for name in (each.questions, *each.ids)))
+
+
 def load_validation(
     config: ValidationConfig, held_out: Sequence[HeldOutConfig] = (), report: Reporter | None = None
 ) -> QuestionSet:

@@ -6,6 +6,7 @@ it was made from: its settings, the hashes of its data, and the same of the stag
 than the recipe is refused, never silently used.
 """
 
+import contextlib
 import hashlib
 import json
 import time
@@ -14,9 +15,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from gr_components.data.candidates import file_hash
 from gr_components.data.files import writing
-from gr_components.errors import ConfigError, ProvenanceError
+from gr_components.errors import ConfigError, DataError, ProvenanceError
 from gr_training.run import Run
+from gr_training.sources import local_file
 
 _MARK = "stage.json"
 
@@ -29,10 +32,11 @@ class Stage:
     :param name: Unique in the recipe, such as `mine-2`; also the name of its folder.
     :param work: Does it; gets a run whose folder is the stage's own. What it leaves unfinished it continues when the
         run says `resume`.
-    :param identity: What the result depends on, apart from the stages before: settings and hashes, as plain values.
+    :param identity: What the result depends on, apart from files and the stages before: settings, as plain values.
     :param after: Names of the stages whose results it reads.
     :param size: What it goes through, for the plan: `1,500 questions`.
     :param minutes: Gives a rough estimate for this machine; None where nobody can tell.
+    :param files: The files that it reads, as the recipe names them; those that are not there are optional.
     """
 
     name: str
@@ -41,6 +45,7 @@ class Stage:
     after: tuple[str, ...] = ()
     size: str = ""
     minutes: Callable[[], float | None] = lambda: None
+    files: tuple[str, ...] = ()
 
 
 def run_stages(stages: Sequence[Stage], run: Run, only: str | None = None) -> None:
@@ -59,13 +64,14 @@ def run_stages(stages: Sequence[Stage], run: Run, only: str | None = None) -> No
         raise ConfigError(msg)
     for stage in stages if only is None else [by_name[only]]:
         identity = _identity(stage, by_name, run)
-        if _is_done(stage, identity, run):
+        hashes = _hashes(stage.files)
+        if _is_done(stage, identity, hashes, run):
             run.report.event("stage", stage=stage.name, state="done before")
             continue
         run.report.event("stage", stage=stage.name, state="begins", size=stage.size)
         started = time.monotonic()
         stage.work(replace(run, out=run.out / stage.name))
-        _mark(run.out / stage.name / _MARK, identity, time.monotonic() - started)
+        _mark(run.out / stage.name / _MARK, identity, hashes, time.monotonic() - started)
 
 
 def plan(stages: Sequence[Stage]) -> str:
@@ -94,14 +100,24 @@ def _identity(stage: Stage, by_name: Mapping[str, Stage], run: Run) -> dict[str,
     return json.loads(json.dumps({**stage.identity, "after": before}))
 
 
-def _is_done(stage: Stage, identity: Mapping[str, Any], run: Run) -> bool:
+def _hashes(files: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for name in dict.fromkeys(files):
+        with contextlib.suppress(DataError):  # one that is not there
+            found[name] = file_hash(local_file(name))
+    return found
+
+
+def _is_done(stage: Stage, identity: Mapping[str, Any], hashes: Mapping[str, str], run: Run) -> bool:
     mark = run.out / stage.name / _MARK
     if not mark.is_file():
         return False
-    found = json.loads(mark.read_text(encoding="utf-8"))["identity"]
-    if found == identity:
-        return True
+    marked = json.loads(mark.read_text(encoding="utf-8"))
+    found, read = marked["identity"], marked.get("files", hashes)
     changed = sorted(key for key in {*found, *identity} if found.get(key) != identity.get(key))
+    changed += sorted(f"'{name}'" for name, digest in hashes.items() if read.get(name) != digest)
+    if not changed:
+        return True
     msg = (
         f"The stage '{stage.name}' in '{mark.parent}' was made from something else: {', '.join(changed)} changed "
         f"since. Remove that folder to make it again, or use --restart or another --out."
@@ -109,10 +125,11 @@ def _is_done(stage: Stage, identity: Mapping[str, Any], run: Run) -> bool:
     raise ProvenanceError(msg)
 
 
-def _mark(path: Path, identity: Mapping[str, Any], seconds: float) -> None:
+def _mark(path: Path, identity: Mapping[str, Any], hashes: Mapping[str, str], seconds: float) -> None:
     from gr_training.distributed import main_first, rank  # imports torch, which planning does without
 
     with main_first():
         if rank() == 0:
             with writing(path) as file:
-                file.write(json.dumps({"identity": identity, "seconds": round(seconds, 1)}, indent=2) + "\n")
+                made = {"identity": identity, "files": dict(hashes), "seconds": round(seconds, 1)}
+                file.write(json.dumps(made, indent=2) + "\n")
