@@ -4,6 +4,7 @@ Search a collection of `generative_data.py` and compare systems: what `docs/resu
     python tests/benchmarks/generative_eval.py baselines runs/merged
     python tests/benchmarks/generative_eval.py search runs/merged NAME MODEL [--set beams=5] [--untrained]
     python tests/benchmarks/generative_eval.py table runs/merged NAME... [--against NAME] [--fuse]
+    python tests/benchmarks/generative_eval.py reliability runs/merged NAME MODEL
 
 Every system leaves a TREC run of its 100 best passages in `runs/merged/eval`, so that tables cost nothing. All systems
 read the same text: title, text, and the training questions as pseudo-queries.
@@ -14,6 +15,7 @@ import json
 import tempfile
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +34,14 @@ from gr_components.data import (
     select,
     write_run,
 )
+from gr_components.decoding.calibration import Calibration
 from gr_components.decoding.engine import GenerativeEngine
 from gr_components.decoding.grammar import read_grammar
 from gr_components.evaluation import evaluate_run
 from gr_components.evaluation.comparison import compare
 from gr_components.evaluation.reports import comparison_table, evaluation_table
 from gr_components.indexes.lexical import Analysis, LexicalIndex
+from gr_components.models.description import read_description
 from gr_components.models.resolve import MINILM
 from gr_components.models.seq2seq.folder import load_seq2seq
 from gr_components.models.text_encoder import load_text_encoder
@@ -49,6 +53,7 @@ from gr_training.search_validation import build_index, search_config
 MEASURES = ("R@1", "R@5", "R@20", "R@100", "RR@10", "nDCG@10")
 DEPTH = 100
 _BATCH = 16
+_BINS = (0.0, 0.3, 0.5, 0.7, 0.9, 0.97, 1.01)
 
 Run = dict[str, list[tuple[str, float]]]
 
@@ -194,6 +199,29 @@ def table(collection: Collection, names: Sequence[str], against: str | None, fus
         print("\n" + comparison_table(compare(found, [(n, against) for n in found if n != against], "nDCG@10")))
 
 
+def reliability(collection: Collection, name: str, model: str) -> None:
+    """
+    Print how often the first hit is right where the model's calibration says that it is with some probability.
+
+    :param collection: Where.
+    :param name: Of the system.
+    :param model: Folder of its model.
+    """
+    calibration = Calibration.from_dict((read_description(model) or {})["calibration"], model)
+    said, right = [], []
+    for question, hits in collection.run(name).items():
+        if hits:
+            said.append(calibration.probabilities(np.array([score for _, score in hits]))[0])
+            right.append(collection.qrels[question].get(hits[0][0], 0) > 0)
+    said_N, right_N = np.array(said), np.array(right)
+    print("| said | questions | mean said | right |\n| --- | ---: | ---: | ---: |")
+    for low, high in pairwise(_BINS):
+        inside_N = (said_N >= low) & (said_N < high)
+        if inside_N.any():
+            mean, share = said_N[inside_N].mean(), right_N[inside_N].mean()
+            print(f"| {low:g} to {min(high, 1.0):g} | {inside_N.sum()} | {mean:.3f} | {share:.3f} |")
+
+
 def _named(collection: Collection, passages: Sequence[Passage], found: Any) -> Run:
     return {
         question.id: [(passages[int(row)].id, float(score)) for row, score in hits]
@@ -224,6 +252,10 @@ def main() -> None:
     one.add_argument("names", nargs="+")
     one.add_argument("--against")
     one.add_argument("--fuse", action="store_true")
+    one = commands.add_parser("reliability")
+    one.add_argument("folder", type=Path)
+    one.add_argument("name")
+    one.add_argument("model")
     options = parser.parse_args()
     collection = Collection(options.folder, options.split)
     if options.command == "baselines":
@@ -231,6 +263,8 @@ def main() -> None:
     elif options.command == "search":
         settings = {key: yaml.safe_load(value) for key, _, value in (item.partition("=") for item in options.set)}
         search(collection, options.name, options.model, settings, options.untrained)
+    elif options.command == "reliability":
+        reliability(collection, options.name, options.model)
     else:
         table(collection, options.names, options.against, options.fuse)
 
