@@ -54,7 +54,7 @@ class Reading:
 
     :param answers: Best first; empty if there was nothing to read.
     :param relevance: For each given passage how much the decoder attended to it before its first token (a mean of
-        attention logits, comparable within one question); None for passages without text.
+        attention logits, the weighted scores included, comparable within one question); None for passages without text.
     """
 
     answers: list[Answer]
@@ -240,6 +240,8 @@ class FusionReader:
         if np.isnan(relevance_BN).any():
             msg = "The reader's attention is NaN: its weights are damaged, or they overflow in this dtype. Use float32."
             raise NumericsError(msg)
+        if prior_BN is not None:
+            relevance_BN = relevance_BN + prior_BN  # the logits that the decoder really has
         found = self._generate(source, inputs, config)
         return [
             self._reading(item, hypotheses, relevance_BN[b, : len(item.rows)].tolist(), config.num_answers)

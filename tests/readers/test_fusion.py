@@ -266,6 +266,9 @@ def test_scores_move_the_attention_between_passages(any_reader: LoadedSeq2Seq, p
         assert log_probability == pytest.approx(alone, abs=1e-3)
     text, log_probability = answer([0.5, 0.5, 0.5], 7.0)
     assert (text, log_probability) == (plain[0], pytest.approx(plain[1], abs=1e-5))
+    weighed = dataclasses.replace(CONFIG, retrieval_weight=1e3)
+    (reading,) = reader.read([QUESTION], [passages], weighed, scores=[[0.1, 0.2, 0.9]])
+    assert int(np.argmax(reading.relevance)) == 2
     # Of the passages only the scores' differences count, and the order does not.
     moved = answer([0.9, 0.2, 0.1], 3.0)
     assert moved[1] != pytest.approx(plain[1], abs=1e-5)

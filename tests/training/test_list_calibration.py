@@ -65,9 +65,10 @@ def test_lists_that_always_hold_the_answer_stay_finite():
     assert found.probabilities(np.array([50.0, 20.0]))[0] > 0.9
 
 
-def test_hopeless_scores_keep_their_order():
+def test_scores_that_order_the_wrong_way_round_are_refused():
     run = {f"q{q}": [("bad", 50.0), ("good", 20.0)] for q in range(50)}
-    assert fit_calibration(run, {name: frozenset(["good"]) for name in run}).slope > 0
+    with pytest.raises(DataError, match="a higher score is no better over 50 questions"):
+        fit_calibration(run, {name: frozenset(["good"]) for name in run})
 
 
 def test_nothing_to_fit_is_refused():

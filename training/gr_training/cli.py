@@ -52,8 +52,9 @@ def command(
     out = Path("runs") / recipe.stem if out is None else out
     start(device)
     if rank() == 0:
-        names = [each.name for each in module.stages(config)] if hasattr(module, "stages") else []
-        prepare(out, config, resume=resume or stage is not None, restart=restart, stages=names)
+        folders = [each.name for each in module.stages(config)] if hasattr(module, "stages") else []
+        folders += getattr(module, "RESULTS", [])
+        prepare(out, config, resume=resume or stage is not None, restart=restart, folders=folders)
     run = Run(out=out, resume=resume, device=device, report=Console() if rank() == 0 else Silent())
     folder = module.train(config, run, stage) if stage is not None else module.train(config, run)
     click.echo(str(folder))

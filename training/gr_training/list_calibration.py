@@ -32,8 +32,9 @@ def fit_calibration(
     :param relevant: For each question the ids of its relevant documents.
     :param alpha: Exponent of identifiers' weights in the search.
     :param depth: How many of the best documents share the probability.
-    :returns: The calibration; its slope is at least 1e-3.
-    :raises DataError: If no question has a relevant and another document in its list.
+    :returns: The calibration.
+    :raises DataError: If no question has a relevant and another document in its list, or if scores order them the wrong
+        way round.
     """
     lists, told = [], False
     for name, ranked in run.items():
@@ -48,8 +49,11 @@ def fit_calibration(
     spread = float(np.median([roots_D[0] for roots_D, _ in lists])) or 1.0
     features = [_features(roots_D / spread) for roots_D, _ in lists]
     targets = [_target(good_D, 1 / (len(lists) + 2)) for _, good_D in lists]
-    weights = _newton(features, targets)
-    return Calibration(max(float(weights[0]) / spread, 1e-3), float(weights[1]), alpha, depth)
+    slope, absent = _newton(features, targets)
+    if slope <= 0:
+        msg = f"Scores cannot be calibrated: a higher score is no better over {len(lists)} questions."
+        raise DataError(msg)
+    return Calibration(float(slope) / spread, float(absent), alpha, depth)
 
 
 def log_loss(calibration: Calibration, run: Mapping[str, Ranked], relevant: Mapping[str, frozenset[str]]) -> float:

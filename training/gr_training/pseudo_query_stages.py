@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from gr_components.errors import ConfigError
+from gr_components.errors import ConfigError, DataError
 from gr_components.models.resolve import resolve_model
 from gr_training.config import STRICT_KEYS, checked_dataclass, to_plain
 from gr_training.fitting import Count, FitConfig
@@ -117,14 +117,19 @@ class PseudoQueryStages:
 
     def corpora(self, folder: Path) -> dict[str, str]:
         """
-        Return, for each corpus of the recipe, the file that takes its place.
+        Return, for each corpus of the recipe, the file that takes its place. Sets that were skipped have none.
 
         :param folder: The folder of the recipe's run.
+        :raises DataError: If a file that was written is gone.
         """
-        names: dict[str, str] = {}
+        names: dict[str, Path] = {}
         for source in self.data:
-            names.setdefault(source.corpus, str(folder / PSEUDO_QUERIES / source.name / "corpus.jsonl.gz"))
-        return {corpus: path for corpus, path in names.items() if Path(path).is_file()}
+            names.setdefault(source.corpus, folder / PSEUDO_QUERIES / source.name / "corpus.jsonl.gz")
+        for path in names.values():
+            if path.parent.is_dir() and not path.is_file():
+                msg = f"'{path}' is gone, which the stage {PSEUDO_QUERIES} wrote. Remove that stage's folder."
+                raise DataError(msg)
+        return {corpus: str(path) for corpus, path in names.items() if path.is_file()}
 
     @property
     def _writes(self) -> bool:

@@ -38,7 +38,7 @@ class Run:
         return self.out / "model"
 
 
-def prepare(out: Path, config: Any, *, resume: bool, restart: bool, stages: Sequence[str] = ()) -> None:
+def prepare(out: Path, config: Any, *, resume: bool, restart: bool, folders: Sequence[str] = ()) -> None:
     """
     Make the folder of a run and write the resolved recipe into it.
 
@@ -46,7 +46,7 @@ def prepare(out: Path, config: Any, *, resume: bool, restart: bool, stages: Sequ
     :param config: The recipe's config.
     :param resume: Whether a run that is there is to be continued.
     :param restart: Whether it is to be thrown away.
-    :param stages: Names of the recipe's stages, which are its folders.
+    :param folders: Names of the recipe's other folders: its stages, and what it makes besides `model`.
     :raises ConfigError: If there is a run and neither was asked for.
     """
     if (out / "recipe.json").exists() and not resume:
@@ -55,7 +55,7 @@ def prepare(out: Path, config: Any, *, resume: bool, restart: bool, stages: Sequ
                 f"'{out}' holds a run already. Use --resume to continue it, --restart to begin again, or another --out."
             )
             raise ConfigError(msg)
-        for name in ("checkpoints", "model", "ranker", *stages):
+        for name in ("checkpoints", "model", *folders):
             shutil.rmtree(out / name, ignore_errors=True)
         for path in (*out.glob("best-*.safetensors"), out / "log.jsonl"):
             path.unlink(missing_ok=True)

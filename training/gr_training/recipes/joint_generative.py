@@ -15,6 +15,8 @@ from gr_training.ranking import ChainConfig, Ending, chain_stages, train_chain
 from gr_training.run import Run
 from gr_training.stages import Stage
 
+RESULTS = [RANKER]  # what it makes besides `model`
+
 
 @checked_dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
 class Config(ChainConfig):
