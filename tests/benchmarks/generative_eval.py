@@ -4,6 +4,7 @@ Search a collection of `generative_data.py` and compare systems: what `docs/resu
     python tests/benchmarks/generative_eval.py baselines runs/merged
     python tests/benchmarks/generative_eval.py search runs/merged NAME MODEL [--set beams=5] [--untrained]
     python tests/benchmarks/generative_eval.py table runs/merged NAME... [--against NAME] [--fuse]
+    python tests/benchmarks/generative_eval.py seeds runs/merged 13,14,15 NAME... [--against NAME]
     python tests/benchmarks/generative_eval.py reliability runs/merged NAME MODEL
 
 Every system leaves a TREC run of its 100 best passages in `runs/merged/eval`, so that tables cost nothing. All systems
@@ -17,6 +18,7 @@ import time
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -37,7 +39,7 @@ from gr_components.data import (
 from gr_components.decoding.calibration import Calibration
 from gr_components.decoding.engine import GenerativeEngine
 from gr_components.decoding.grammar import read_grammar
-from gr_components.evaluation import evaluate_run
+from gr_components.evaluation import Evaluation, evaluate_run
 from gr_components.evaluation.comparison import compare
 from gr_components.evaluation.reports import comparison_table, evaluation_table
 from gr_components.indexes.lexical import Analysis, LexicalIndex
@@ -199,6 +201,28 @@ def table(collection: Collection, names: Sequence[str], against: str | None, fus
         print("\n" + comparison_table(compare(found, [(n, against) for n in found if n != against], "nDCG@10")))
 
 
+def seeds(collection: Collection, numbers: Sequence[str], names: Sequence[str], against: str | None) -> None:
+    """
+    Print a table of systems that were trained with several seeds: each question counts with its mean over the seeds.
+
+    :param collection: Where.
+    :param numbers: Seeds; the run of a system and a seed is `NAME-SEED`.
+    :param names: Systems.
+    :param against: The system to compare with.
+    """
+    found, spread = {}, []
+    for name in names:
+        runs = [evaluate_run(collection.run(f"{name}-{n}"), collection.qrels, MEASURES) for n in numbers]
+        found[name] = Evaluation({
+            measure: {question: fmean(run.per_question[measure][question] for run in runs) for question in values}
+            for measure, values in runs[0].per_question.items()
+        })  # fmt: skip
+        spread.append(f"{name}: nDCG@10 " + ", ".join(f"{run.means['nDCG@10']:.4f}" for run in runs))
+    print(evaluation_table(found, MEASURES) + "\n\n" + "\n".join(spread))
+    if against is not None:
+        print("\n" + comparison_table(compare(found, [(n, against) for n in found if n != against], "nDCG@10")))
+
+
 def reliability(collection: Collection, name: str, model: str) -> None:
     """
     Print how often the first hit is right where the model's calibration says that it is with some probability.
@@ -252,6 +276,11 @@ def main() -> None:
     one.add_argument("names", nargs="+")
     one.add_argument("--against")
     one.add_argument("--fuse", action="store_true")
+    one = commands.add_parser("seeds")
+    one.add_argument("folder", type=Path)
+    one.add_argument("numbers", type=lambda text: text.split(","))
+    one.add_argument("names", nargs="+")
+    one.add_argument("--against")
     one = commands.add_parser("reliability")
     one.add_argument("folder", type=Path)
     one.add_argument("name")
@@ -263,6 +292,8 @@ def main() -> None:
     elif options.command == "search":
         settings = {key: yaml.safe_load(value) for key, _, value in (item.partition("=") for item in options.set)}
         search(collection, options.name, options.model, settings, options.untrained)
+    elif options.command == "seeds":
+        seeds(collection, options.numbers, options.names, options.against)
     elif options.command == "reliability":
         reliability(collection, options.name, options.model)
     else:
