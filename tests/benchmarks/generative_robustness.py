@@ -27,6 +27,7 @@ from gr_components.decoding.keys import Keys, join
 from gr_components.decoding.results import Matches
 from gr_components.decoding.scoring import score_documents
 from gr_components.decoding.sources import Sources
+from gr_components.decoding.weights import least_useful_log_probability
 from gr_components.evaluation import evaluate_run
 from gr_components.evaluation.comparison import compare
 from gr_components.evaluation.reports import comparison_table, evaluation_table
@@ -119,6 +120,7 @@ def exposure(collection: Collection, engine: GenerativeEngine, index: SuffixInde
     """
     row_of = {passage.id: row for row, passage in enumerate(passages)}
     view, beams = engine.grammar.view(BODY), engine.config.beams
+    floor = least_useful_log_probability(index.live.size(view.field)[0], smoothing=engine.config.smoothing)
     forced, searched, total = defaultdict(int), defaultdict(int), 0
     found = matches(collection, engine, index)
     for question, match in zip(collection.questions, found, strict=True):
@@ -143,11 +145,13 @@ def exposure(collection: Collection, engine: GenerativeEngine, index: SuffixInde
         for n in range(1, view.max_tokens + 1):
             own_K = np.nonzero(body_K & (keys.lengths_K == n))[0]
             best = np.sort(keys.log_probs_K[own_K])[::-1][:beams]
-            threshold = float(best[-1]) if len(best) == beams else -np.inf
+            threshold = float(best[-1]) if len(best) == beams else floor  # below it search gives an n-gram up
             forced[n] += bool((sums_NT[:, n - 1] >= threshold - 1e-3).any())
             order_K = own_K[np.argsort(-keys.log_probs_K[own_K])][:beams]
             searched[n] += any(tuple(keys.tokens_KT[k, :n].tolist()) in inside for k in order_K)
-    print(f"| tokens | told the beginning: an n-gram of the passage among the best {beams} | beam search has one |")
+    print(
+        f"| tokens | told the beginning, an n-gram of the passage would be among the best {beams} | beam search has one |"
+    )
     print("| ---: | ---: | ---: |")
     for n in sorted(forced):
         print(f"| {n} | {forced[n] / total:.3f} | {searched[n] / total:.3f} |")
