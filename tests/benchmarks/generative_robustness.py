@@ -149,9 +149,7 @@ def exposure(collection: Collection, engine: GenerativeEngine, index: SuffixInde
             forced[n] += bool((sums_NT[:, n - 1] >= threshold - 1e-3).any())
             order_K = own_K[np.argsort(-keys.log_probs_K[own_K])][:beams]
             searched[n] += any(tuple(keys.tokens_KT[k, :n].tolist()) in inside for k in order_K)
-    print(
-        f"| tokens | told the beginning, an n-gram of the passage would be among the best {beams} | beam search has one |"
-    )
+    print(f"| tokens | told the beginning: an n-gram of the passage in the best {beams} | beam search has one |")
     print("| ---: | ---: | ---: |")
     for n in sorted(forced):
         print(f"| {n} | {forced[n] / total:.3f} | {searched[n] / total:.3f} |")
