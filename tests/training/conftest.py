@@ -1,16 +1,20 @@
 """The scripts of training tests as modules, and a tiny collection with a tiny encoder for whole recipes."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+import yaml
+from click.testing import CliRunner
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel
 
 from gr_components.tokenization import TextTokenizer
+from gr_training.cli import command
 
 PLACES = ["Paris", "Rome", "Oslo", "Cairo", "Lima", "Tokyo", "Delhi", "Quito", "Bern", "Riga", "Doha", "Baku"]
 KINDS = ["river", "museum", "market", "bridge"]
@@ -24,6 +28,29 @@ def toy(load_script) -> ModuleType:
 @pytest.fixture(scope="session")
 def tiny(load_script) -> ModuleType:
     return load_script(Path(__file__).with_name("tiny_lists.py"))
+
+
+@pytest.fixture
+def gr_train() -> Callable[..., Any]:
+    """Run `gr train` on a recipe in `FOLDER/recipe.yaml`, into `FOLDER/run`; returns click's result."""
+
+    def run(folder: Path, recipe: dict[str, Any], *arguments: str) -> Any:
+        folder.mkdir(exist_ok=True)
+        path = folder / "recipe.yaml"
+        path.write_text(yaml.safe_dump(recipe))
+        return CliRunner().invoke(command, [str(path), "--out", str(folder / "run"), "--device", "cpu", *arguments])
+
+    return run
+
+
+@pytest.fixture
+def done() -> Callable[..., Any]:
+    """Demand that a command ended well."""
+
+    def check(result: Any) -> None:
+        assert result.exception is None, f"{result.output}\n{result.exception!r}"
+
+    return check
 
 
 def _lines(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
-from click.testing import CliRunner
 from haystack import Document
 from haystack.utils import ComponentDevice
 from sentence_transformers import CrossEncoder
@@ -22,7 +20,6 @@ from gr_components.models.description import read_description
 from gr_components.models.seq2seq.folder import load_seq2seq
 from gr_components.rankers.cross_encoder import CrossEncoderRanker
 from gr_training.checkpoint import load_weights
-from gr_training.cli import command
 from gr_training.config import parse
 from gr_training.joint_stage import JointConfig, shared_loss, supervised_loss
 from gr_training.losses.listwise import listwise_kl
@@ -178,23 +175,14 @@ def recipe(tiny_encoder: Path, sources: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def gr_train(folder: Path, recipe: dict[str, Any], *arguments: str) -> Any:
-    folder.mkdir(exist_ok=True)
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump(recipe))
-    return CliRunner().invoke(command, [str(path), "--out", str(folder / "run"), "--device", "cpu", *arguments])
-
-
-def done(result: Any) -> None:
-    assert result.exception is None, f"{result.output}\n{result.exception!r}"
-
-
 def best(stage: Path) -> dict[str, torch.Tensor]:
     (path,) = stage.glob("best-*.safetensors")
     return load_weights(path)
 
 
-def test_two_rounds_killed_and_resumed(tmp_path: Path, recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_rounds_killed_and_resumed(
+    tmp_path: Path, recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch, gr_train: Any, done: Any
+) -> None:
     recipe = {**recipe, "rounds": 2}
     done(gr_train(tmp_path / "whole", recipe))
     make, seen = RankBatches.make, []
@@ -243,7 +231,7 @@ def test_two_rounds_killed_and_resumed(tmp_path: Path, recipe: dict[str, Any], m
     assert [scores[text] for text in texts] == pytest.approx(predicted.tolist(), abs=1e-5)
 
 
-def test_a_head_start_trains_the_ranker_alone(tmp_path: Path, recipe: dict[str, Any]) -> None:
+def test_a_head_start_trains_the_ranker_alone(tmp_path: Path, recipe: dict[str, Any], gr_train: Any, done: Any) -> None:
     recipe["joint"] = {**recipe["joint"], "head_start": 4, "likelihood_weight": 0.0}
     done(gr_train(tmp_path, recipe))
     states = [load_seq2seq(str(tmp_path / "run" / name / "model"), device="cpu").model.state_dict()
@@ -255,7 +243,7 @@ def test_a_head_start_trains_the_ranker_alone(tmp_path: Path, recipe: dict[str, 
     assert any(not torch.equal(last[f"retriever.{name}"], states[0][name]) for name in states[0])
 
 
-def test_lora_is_of_the_retriever(tmp_path: Path, recipe: dict[str, Any]) -> None:
+def test_lora_is_of_the_retriever(tmp_path: Path, recipe: dict[str, Any], gr_train: Any, done: Any) -> None:
     lora, fit = {"rank": 2, "pattern": "self[.]query$"}, {**FIT, "validate_every": 0}
     recipe["joint"] = {**recipe["joint"], "lora": lora, "fit": fit}
     done(gr_train(tmp_path, recipe))
@@ -269,7 +257,7 @@ def test_lora_is_of_the_retriever(tmp_path: Path, recipe: dict[str, Any]) -> Non
     assert any(name.endswith("lora_up") and tensor.any() for name, tensor in kept.items())
 
 
-def test_a_plan_with_times(tmp_path: Path, recipe: dict[str, Any]) -> None:
+def test_a_plan_with_times(tmp_path: Path, recipe: dict[str, Any], gr_train: Any, done: Any) -> None:
     result = gr_train(tmp_path, recipe, "--dry-run")
     done(result)
     rows = [line.split() for line in result.stderr.splitlines() if line][-5:]
@@ -279,7 +267,7 @@ def test_a_plan_with_times(tmp_path: Path, recipe: dict[str, Any]) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_an_encoder_is_no_ranker(tmp_path: Path, recipe: dict[str, Any], tiny_encoder: Path) -> None:
+def test_an_encoder_is_no_ranker(tmp_path: Path, recipe: dict[str, Any], tiny_encoder: Path, gr_train: Any) -> None:
     recipe["joint"]["ranker"] = {"model": str(tiny_encoder)}
     result = gr_train(tmp_path, recipe)
     assert isinstance(result.exception, ModelError)
@@ -288,7 +276,7 @@ def test_an_encoder_is_no_ranker(tmp_path: Path, recipe: dict[str, Any], tiny_en
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one(tmp_path: Path, recipe: dict[str, Any]) -> None:
+def test_two_processes_equal_one(tmp_path: Path, recipe: dict[str, Any], gr_train: Any, done: Any) -> None:
     """About a minute: one process, then the last stage again with two."""
     fit = {**FIT, "validate_every": 0}
     recipe["joint"] = {**recipe["joint"], "dropout": 0.0, "questions_per_step": 4, "fit": fit}

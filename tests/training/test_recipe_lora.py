@@ -8,14 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
-from click.testing import CliRunner
 
 from gr_components.decoding.grammar import Grammar
 from gr_components.errors import ConfigError
 from gr_components.models.seq2seq.folder import load_seq2seq
 from gr_training.checkpoint import load_weights, weights_of
-from gr_training.cli import command
 from gr_training.config import parse
 from gr_training.lora import LoraConfig, add_lora, merge_lora
 from gr_training.rank_stage import RankBatches
@@ -34,23 +31,12 @@ def _same_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GR_TRAIN_MALLOC", "0")
 
 
-def gr_train(folder: Path, recipe: dict[str, Any], *arguments: str) -> Any:
-    folder.mkdir(exist_ok=True)
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump(recipe))
-    return CliRunner().invoke(command, [str(path), "--out", str(folder / "run"), "--device", "cpu", *arguments])
-
-
-def done(result: Any) -> None:
-    assert result.exception is None, f"{result.output}\n{result.exception!r}"
-
-
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return weights_of(load_seq2seq(str(folder), device="cpu").model)
 
 
 @pytest.fixture
-def started(tmp_path: Path, tiny_encoder: Path, sources: dict[str, Any]) -> Path:
+def started(tmp_path: Path, tiny_encoder: Path, sources: dict[str, Any], gr_train: Any, done: Any) -> Path:
     """A generative retriever that has seen three batches."""
     start = {"model": str(tiny_encoder), "build": {"decoder_layers": 1, "copy": {}}}
     fit = {**FIT, "steps": 3, "validate_every": 0, "ema_decay": 0}
@@ -69,7 +55,7 @@ def assert_only_adapted(before: dict[str, torch.Tensor], after: dict[str, torch.
 
 
 def test_ltrgr_with_lora_killed_and_resumed(
-    tmp_path: Path, started: Path, sources: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, started: Path, sources: dict[str, Any], monkeypatch: pytest.MonkeyPatch, gr_train: Any, done: Any
 ) -> None:
     rank = {"lists": {"length": 4, "keys": 6}, "loss": LOSS, "questions_per_step": 3, "likelihood_weight": 0.5,
             "chunk": 8, "lora": LORA, "fit": FIT}  # fmt: skip
@@ -99,7 +85,9 @@ def test_ltrgr_with_lora_killed_and_resumed(
     assert_only_adapted(weights(started), found[0])
 
 
-def test_minder_with_lora_and_int8(tmp_path: Path, started: Path, sources: dict[str, Any]) -> None:
+def test_minder_with_lora_and_int8(
+    tmp_path: Path, started: Path, sources: dict[str, Any], gr_train: Any, done: Any
+) -> None:
     start = {"model": str(started), "lora": LORA}
     recipe = {"recipe": "minder", "start": start, **sources, "search": {"beams": 3}, "sources_per_step": 6, "fit": FIT}
     done(gr_train(tmp_path / "full", recipe))

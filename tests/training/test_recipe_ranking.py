@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
-from click.testing import CliRunner
 
 from gr_components.data import Question, read_corpus, read_ids, read_qrels, write_corpus, write_questions
 from gr_components.errors import ConfigError, ProvenanceError
@@ -17,7 +15,6 @@ from gr_components.models.description import read_description
 from gr_components.models.seq2seq.folder import load_seq2seq
 from gr_training import ranking
 from gr_training.checkpoint import load_weights
-from gr_training.cli import command
 from gr_training.config import parse
 from gr_training.ranking_lists import ListsConfig, draw, violating
 from gr_training.ranking_loss import LossConfig
@@ -59,21 +56,11 @@ def taught(recipe, tiny_encoder) -> dict[str, Any]:
     return {**recipe, "recipe": "dgr", "teach": teachers, "rank": {**recipe["rank"], "loss": loss}}
 
 
-def gr_train(folder: Path, recipe: dict[str, Any], *arguments: str) -> Any:
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump(recipe))
-    return CliRunner().invoke(command, [str(path), "--out", str(folder / "run"), "--device", "cpu", *arguments])
-
-
-def done(result: Any) -> None:
-    assert result.exception is None, f"{result.output}\n{result.exception!r}"
-
-
 def log(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
-def test_ltrgr_stage_by_stage_is_the_whole(tmp_path, recipe):
+def test_ltrgr_stage_by_stage_is_the_whole(tmp_path, recipe, gr_train, done):
     (tmp_path / "whole").mkdir()
     (tmp_path / "parts").mkdir()
     done(gr_train(tmp_path / "whole", recipe))
@@ -103,7 +90,7 @@ def test_ltrgr_stage_by_stage_is_the_whole(tmp_path, recipe):
     assert all(np.isfinite(losses))
 
 
-def test_dgr_two_rounds_and_a_killed_run(tmp_path, taught):
+def test_dgr_two_rounds_and_a_killed_run(tmp_path, taught, gr_train, done):
     taught = {**taught, "rounds": 2}
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
@@ -121,7 +108,7 @@ def test_dgr_two_rounds_and_a_killed_run(tmp_path, taught):
     assert all(np.array_equal(first[name], second[name]) for name in first)
 
 
-def test_scores_on_the_scale_of_roots(tmp_path, recipe):
+def test_scores_on_the_scale_of_roots(tmp_path, recipe, gr_train, done):
     loss = {**LOSS, "scale": "root"}
     done(gr_train(tmp_path, {**recipe, "rank": {**recipe["rank"], "loss": loss, "likelihood_weight": 0.0}}))
     losses = [line["loss"] for line in log(tmp_path / "run" / "rank-1") if "loss" in line]
@@ -130,7 +117,7 @@ def test_scores_on_the_scale_of_roots(tmp_path, recipe):
     assert all(0 < loss < 3 for loss in losses)
 
 
-def test_a_changed_setting_is_refused_for_finished_stages(tmp_path, recipe):
+def test_a_changed_setting_is_refused_for_finished_stages(tmp_path, recipe, gr_train, done):
     done(gr_train(tmp_path, recipe, "--stage", "train"))
     done(gr_train(tmp_path, recipe, "--stage", "mine-1"))
     result = gr_train(tmp_path, recipe, "--resume", "--set", "mine.keys=5")
@@ -139,7 +126,7 @@ def test_a_changed_setting_is_refused_for_finished_stages(tmp_path, recipe):
     assert "mine changed" in str(result.exception)
 
 
-def test_a_changed_file_is_refused_for_finished_stages(tmp_path, recipe):
+def test_a_changed_file_is_refused_for_finished_stages(tmp_path, recipe, gr_train, done):
     corpus = tmp_path / "corpus.jsonl"
     shutil.copy(recipe["data"][0]["corpus"], corpus)
     recipe["data"][0]["corpus"] = recipe["validation"]["corpus"] = str(corpus)
@@ -152,7 +139,7 @@ def test_a_changed_file_is_refused_for_finished_stages(tmp_path, recipe):
     assert f"'train' in '{stage}' was made from something else: '{corpus}' changed" in str(result.exception)
 
 
-def test_stages_are_checked(tmp_path, recipe):
+def test_stages_are_checked(tmp_path, recipe, gr_train):
     result = gr_train(tmp_path, recipe, "--stage", "rank-1")
     assert isinstance(result.exception, ConfigError)
     assert "--stage mine-1" in str(result.exception)
@@ -160,7 +147,7 @@ def test_stages_are_checked(tmp_path, recipe):
     assert "train, mine-1, rank-1" in str(result.exception)
 
 
-def test_a_plan_with_times(tmp_path, taught):
+def test_a_plan_with_times(tmp_path, taught, gr_train, done):
     result = gr_train(tmp_path, taught, "--dry-run")
     done(result)
     lines = result.stderr.splitlines()
@@ -230,7 +217,7 @@ def test_only_lists_that_violate_the_margin():
     assert violating(lists, 0.0) == [1]  # type: ignore[arg-type]
 
 
-def test_questions_and_pairs_as_stages_of_their_own(tmp_path, recipe, sources):
+def test_questions_and_pairs_as_stages_of_their_own(tmp_path, recipe, sources, gr_train, done):
     start = recipe["likelihood"]["start"]
     generator = {"start": start, "passages_per_step": 4, "passage_tokens": 64, "fit": {**FIT, "validate_every": 4}}
     asked = {"generator": generator, "sampling": {"per_document": 2}, "training_questions": True}
@@ -251,7 +238,7 @@ def test_questions_and_pairs_as_stages_of_their_own(tmp_path, recipe, sources):
     )
 
 
-def test_a_calibrated_model_serves_probabilities(tmp_path, recipe):
+def test_a_calibrated_model_serves_probabilities(tmp_path, recipe, gr_train, done):
     done(gr_train(tmp_path, recipe))
     fitted = json.loads((tmp_path / "run" / "calibrate" / "calibration.json").read_text())
     info = read_description(tmp_path / "run" / "model")
@@ -261,7 +248,7 @@ def test_a_calibrated_model_serves_probabilities(tmp_path, recipe):
     assert "calibration" not in (read_description(tmp_path / "run" / "rank-1" / "model") or {})
 
 
-def test_a_model_that_cannot_be_calibrated_is_kept(tmp_path, recipe):
+def test_a_model_that_cannot_be_calibrated_is_kept(tmp_path, recipe, gr_train, done):
     validation = recipe["validation"]
     judged, ids = read_qrels(validation["qrels"]), read_ids(validation["ids"][0])
     wanted = {document for name in ids for document in judged[name]}

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from gr_training.config import STRICT_KEYS, checked_dataclass
 
@@ -11,6 +11,19 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
+
+
+def _regular(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        msg = f"{pattern!r} is not a regular expression: {error}"
+        raise ValueError(msg) from error
+    return pattern
+
+
+Pattern = Annotated[str, AfterValidator(_regular)]
+"""A regular expression, checked where it is read."""
 
 
 @checked_dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
@@ -23,15 +36,8 @@ class GroupConfig:
     :param factor: Multiplies the learning rate.
     """
 
-    pattern: str
+    pattern: Pattern
     factor: Annotated[float, Field(ge=0)]
-
-    def __post_init__(self) -> None:
-        try:
-            re.compile(self.pattern)
-        except re.error as error:
-            msg = f"pattern {self.pattern!r} is not a regular expression: {error}"
-            raise ValueError(msg) from error
 
 
 @checked_dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)

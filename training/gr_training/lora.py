@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from gr_components.errors import ConfigError
 from gr_training.config import STRICT_KEYS, checked_dataclass
-from gr_training.fitting import Count, Positive
+from gr_training.fitting import Count, Pattern, Positive
 
 _DOWN, _UP, _SCALE, _HOOK = "lora_down", "lora_up", "lora_scale", "_lora_hook"
 
@@ -36,14 +36,7 @@ class LoraConfig:
 
     rank: Count = 8
     alpha: Positive = 16.0
-    pattern: str = ATTENTION
-
-    def __post_init__(self) -> None:
-        try:
-            re.compile(self.pattern)
-        except re.error as error:
-            msg = f"pattern {self.pattern!r} is not a regular expression: {error}"
-            raise ValueError(msg) from error
+    pattern: Pattern = ATTENTION
 
 
 def add_lora(model: nn.Module, *, rank: int = 8, alpha: float = 16.0, pattern: str = ATTENTION) -> list[str]:
