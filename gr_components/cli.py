@@ -18,7 +18,7 @@ from typing import Any
 import click
 
 from gr_components import __version__
-from gr_components.errors import GRError
+from gr_components.errors import DISK_FULL, GRError
 
 _GROUP = "gr.commands"
 _EXPECTED_HAYSTACK = ("FilterError", "DocumentStoreError", "DeserializationError", "PipelineConnectError")
@@ -118,7 +118,7 @@ def _expected(error: BaseException) -> bool:
 def _message(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return f"Out of memory. {error} Use a smaller batch size.".replace("  ", " ")
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
         return f"The disk is full ({error}). What was committed before is safe; make room and run the command again."
     return str(error) or type(error).__name__
 

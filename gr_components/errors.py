@@ -24,6 +24,11 @@ GRError
 A message says what happened, where, with which value, and what to do about it.
 """
 
+import errno
+
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Error numbers of the operating system that mean: no more can be written here."""
+
 
 class GRError(Exception):
     """Base of all errors of this project."""

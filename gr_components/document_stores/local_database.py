@@ -15,13 +15,12 @@ from haystack import logging
 
 from gr_components.document_stores.local_lock import FileLock
 from gr_components.document_stores.local_schema import FILE, check_format, create, is_empty
-from gr_components.errors import StoreError
+from gr_components.errors import DISK_FULL, StoreError
 
 logger = logging.getLogger(__name__)
 
 _BUSY_S = 30.0
 _NEVER = -1  # the epoch of connections that are not kept
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class Database:
@@ -149,12 +148,12 @@ class Database:
         try:
             yield
         except OSError as error:
-            if error.errno not in _FULL:
+            if error.errno not in DISK_FULL:
                 raise
             raise self._explained(error.strerror or str(error), error.errno) from error
 
     def _explained(self, cause: str, number: int | None = None) -> StoreError:
-        if number in _FULL or "disk is full" in cause or "disk I/O error" in cause:
+        if number in DISK_FULL or "disk is full" in cause or "disk I/O error" in cause:
             remedy = "Nothing of this operation was kept. Free some space (or raise the file size limit) and repeat it."
         elif "malformed" in cause or "not a database" in cause:
             remedy = "The file is damaged or no document store. Restore it, or index the documents into a new folder."

@@ -62,6 +62,15 @@ def resolve_model(
     return Path(path)
 
 
+def is_local(model: str) -> bool:
+    """
+    Return whether a model's name means a folder of this machine and not a repository of a model hub.
+
+    :param model: As in `resolve_model`.
+    """
+    return model.startswith(_SCHEME) or Path(model).expanduser().is_dir()
+
+
 def _in_package(model: str) -> Path:
     package, _, inside = model.removeprefix(_SCHEME).partition("/")
     spec = importlib.util.find_spec(package) if package.isidentifier() else None

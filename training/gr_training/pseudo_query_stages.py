@@ -109,11 +109,13 @@ class PseudoQueryStages:
             trained = {**data, "validation": selected, "generator": own}
             size = f"{self.config.generator.fit.steps:,} steps"
             files = files_of(self.data, self.held_out, self.validation)
-            made.append(Stage(GENERATOR, self._train, trained, (), size, files=files))
+            models = (self.config.generator.start.model,)
+            made.append(Stage(GENERATOR, self._train, trained, (), size, files=files, models=models))
         size = f"{self.config.sampling.per_document} of each passage" if self._writes else "the training questions"
         after = tuple(stage.name for stage in made)
         own, files = {**data, "pseudo_queries": plain}, files_of(self.data, self.held_out)
-        return [*made, Stage(PSEUDO_QUERIES, self._write, own, after, size, files=files)]
+        given = () if self.config.model is None else (self.config.model,)
+        return [*made, Stage(PSEUDO_QUERIES, self._write, own, after, size, files=files, models=given)]
 
     def corpora(self, folder: Path) -> dict[str, str]:
         """

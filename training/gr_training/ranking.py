@@ -158,6 +158,7 @@ class Ending:
     :param work: Does it. Gets what is read, the stage's run, and the folder of the same stage a round before, or None.
     :param teach: Teachers that score the lists before.
     :param more: Folders of models that it writes besides `model`.
+    :param models: Models that it starts from besides the retriever, as the recipe names them.
     :param minutes: Estimates what is trained besides the retriever.
     """
 
@@ -166,6 +167,7 @@ class Ending:
     work: Callable[[RankInputs, Run, Path | None], Path]
     teach: tuple[TeacherConfig, ...] = ()
     more: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
     minutes: Callable[[], float | None] = lambda: 0.0
 
 
@@ -236,6 +238,7 @@ class _Chain:
 
     def __init__(self, config: ChainConfig, ending: Ending) -> None:
         self._config, self._ending, self._minutes = config, ending, _Minutes(config, ending)
+        self._files = files_of(config.data, config.held_out, config.validation)
         self._first: tuple[str, ...] = ()  # what all later stages read besides the stage before
         self._pseudo = None
         if config.pseudo_queries is not None:
@@ -244,9 +247,7 @@ class _Chain:
 
     def stages(self) -> list[Stage]:
         """Return them. Files that a stage reads are checked before it is taken for done."""
-        config = self._config
-        files = files_of(config.data, config.held_out, config.validation)
-        return [stage if stage.files else replace(stage, files=files) for stage in self._all()]
+        return [stage if stage.files else replace(stage, files=self._files) for stage in self._all()]
 
     def _all(self) -> list[Stage]:
         config = self._config
@@ -263,7 +264,8 @@ class _Chain:
                 made.append(Stage(PAIRS, self._write_pairs, written, after, size))
                 after = (*after, PAIRS)
             size = f"{config.likelihood.fit.steps:,} steps"
-            made.append(Stage("train", self._train, own, after, size, self._minutes.train))
+            models = (config.likelihood.start.model,)
+            made.append(Stage("train", self._train, own, after, size, self._minutes.train, models=models))
         for number in range(1, config.rounds + 1):
             start = "train" if config.likelihood is not None else ""
             before = f"{self._ending.name}-{number - 1}" if number > 1 else start
@@ -275,11 +277,12 @@ class _Chain:
         config, ending = self._config, self._ending
         mined = {**data, "mine": plain["mine"], "mined": plain["mined"], "search": plain["search"]}
         model = {} if before else {"model": plain["model"]}
+        models = () if before else (str(config.model),)
         after = (*self._first, *((before,) if before else ()))
         size = f"{config.mine.questions or 'all'} questions of each set"
         made = [
             Stage(f"mine-{number}", lambda run: self._mine(run, before), {**mined, **model}, after, size,
-                  self._minutes.mine)
+                  self._minutes.mine, models=models)
         ]  # fmt: skip
         last = made[-1].name
         if ending.teach:
@@ -287,6 +290,8 @@ class _Chain:
                 Stage(
                     f"teach-{number}", lambda run: self._teach(run, f"mine-{number}"), {"teach": plain["teach"]},
                     (last,), ", ".join(teacher.name for teacher in ending.teach), self._minutes.teach,
+                    files=(*self._files, *(teacher.run for teacher in ending.teach if teacher.run is not None)),
+                    models=tuple(teacher.model for teacher in ending.teach if teacher.model is not None),
                 )
             )  # fmt: skip
             last = made[-1].name
@@ -297,7 +302,8 @@ class _Chain:
         previous = before if number > 1 else ""
         work = lambda run: self._end(run, before, lists, previous)  # noqa: E731 - as short as the others
         size = f"{ending.config.fit.steps:,} steps of {ending.config.questions_per_step} lists"
-        made.append(Stage(f"{ending.name}-{number}", work, ranked, read, size, self._minutes.end))
+        models = (*models, *ending.models)
+        made.append(Stage(f"{ending.name}-{number}", work, ranked, read, size, self._minutes.end, models=models))
         return made
 
     def _data(self, run: Run) -> tuple[list[QuestionSet], QuestionSet]:
@@ -374,9 +380,9 @@ class _Chain:
     def _calibrate(self, run: Run) -> None:
         sets, validation = self._data(run)
         model = run.out.parent / f"{self._ending.name}-{self._config.rounds}" / "model"
-        loaded = load_seq2seq(str(model), device=run.device)
         with main_first():
             if rank_of_process() == 0:
+                loaded = load_seq2seq(str(model), device=run.device)
                 fitted = self._fitted(loaded, sets, validation, run)
                 run.out.mkdir(parents=True, exist_ok=True)
                 with writing(run.out / _CALIBRATION) as file:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gr_components.data.files import writing
 from gr_components.errors import ConfigError
 from gr_components.models.folders import replace_folder
 from gr_components.progress import Reporter, Silent
@@ -61,7 +62,8 @@ def prepare(out: Path, config: Any, *, resume: bool, restart: bool, folders: Seq
             path.unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(to_plain(config), indent=2, ensure_ascii=False)
-    (out / "recipe.json").write_text(text + "\n", encoding="utf-8")
+    with writing(out / "recipe.json") as file:
+        file.write(text + "\n")
 
 
 def publish(folder: Path, write: Callable[[Path], None]) -> None:

@@ -17,6 +17,8 @@ from gr_components.errors import ConfigError, DataError
 from gr_components.evaluation import evaluate_run
 from gr_components.indexes.suffix import SuffixSegment
 from gr_components.indexes.suffix_index import SuffixIndex
+from gr_components.models.description import read_description, write_description
+from gr_components.models.seq2seq.folder import load_seq2seq
 from gr_components.models.seq2seq.model import Seq2SeqModel
 from gr_components.models.seq2seq.torch_decoder import TorchDecoder
 from gr_components.progress import Reporter
@@ -88,6 +90,18 @@ class SearchValidation:
         loss = round(log_loss(fitted, run, relevant), 4)
         report.event("calibrated", slope=round(fitted.slope, 3), absent=round(fitted.absent, 2), log_loss=loss)
         return {**fitted.to_dict(), "log_loss": loss, "questions": len(run)}
+
+    def calibrate_folder(self, folder: Path, device: str | None, report: Reporter) -> None:
+        """
+        Calibrate a model as it was stored, and write the outcome into its `gr_model.json`.
+
+        :param folder: Of the model.
+        :param device: Device name; None for the best one there is.
+        :param report: Told what came out.
+        """
+        fitted = self.calibrate(load_seq2seq(str(folder), device=device).model, report)
+        if fitted is not None:
+            write_description(folder, {**(read_description(folder) or {}), "calibration": fitted})
 
     def search(self, model: Seq2SeqModel, top_k: int = 10) -> dict[str, list[tuple[str, float]]]:
         """

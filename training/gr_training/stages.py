@@ -2,8 +2,8 @@
 Recipes of several stages: each one reads what the stages before it wrote, and is skipped when its result is there.
 
 A stage has a folder of its own inside the run's folder. `stage.json` appears in it when the stage is done and says what
-it was made from: its settings, the hashes of its data, and the same of the stages before. One that says something else
-than the recipe is refused, never silently used.
+it was made from: its settings, the hashes of its data and models, and the same of the stages before. One that says
+something else than the recipe is refused, never silently used.
 """
 
 import contextlib
@@ -15,9 +15,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from gr_components.data.candidates import file_hash
+from gr_components.data.candidates import file_hash, path_hash
 from gr_components.data.files import writing
 from gr_components.errors import ConfigError, DataError, ProvenanceError
+from gr_components.models.resolve import is_local, resolve_model
 from gr_training.run import Run
 from gr_training.sources import local_file
 
@@ -37,6 +38,8 @@ class Stage:
     :param size: What it goes through, for the plan: `1,500 questions`.
     :param minutes: Gives a rough estimate for this machine; None where nobody can tell.
     :param files: The files that it reads, as the recipe names them; those that are not there are optional.
+    :param models: The models that it starts from or asks, as the recipe names them. Folders are watched for changes;
+        names on a model hub are not.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Stage:
     size: str = ""
     minutes: Callable[[], float | None] = lambda: None
     files: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
 
 
 def run_stages(stages: Sequence[Stage], run: Run, only: str | None = None) -> None:
@@ -64,7 +68,7 @@ def run_stages(stages: Sequence[Stage], run: Run, only: str | None = None) -> No
         raise ConfigError(msg)
     for stage in stages if only is None else [by_name[only]]:
         identity = _identity(stage, by_name, run)
-        hashes = _hashes(stage.files)
+        hashes = _hashes(stage)
         if _is_done(stage, identity, hashes, run):
             run.report.event("stage", stage=stage.name, state="done before")
             continue
@@ -100,11 +104,14 @@ def _identity(stage: Stage, by_name: Mapping[str, Stage], run: Run) -> dict[str,
     return json.loads(json.dumps({**stage.identity, "after": before}))
 
 
-def _hashes(files: Sequence[str]) -> dict[str, str]:
+def _hashes(stage: Stage) -> dict[str, str]:
     found = {}
-    for name in dict.fromkeys(files):
+    for name in dict.fromkeys(stage.files):
         with contextlib.suppress(DataError):  # one that is not there
             found[name] = file_hash(local_file(name))
+    for name in dict.fromkeys(stage.models):
+        if is_local(name):
+            found[name] = path_hash(resolve_model(name))
     return found
 
 

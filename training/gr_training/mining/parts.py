@@ -5,7 +5,6 @@ Parts lie in a hidden folder beside the result, `.NAME.parts`, with a `plan.json
 all are there they are joined, and the folder goes.
 """
 
-import errno
 import json
 import os
 import shutil
@@ -17,10 +16,8 @@ from typing import Any
 
 from gr_components.data.candidates import write_sidecar
 from gr_components.data.files import write_objects, writing
-from gr_components.errors import DataError
+from gr_components.errors import DISK_FULL, DataError
 from gr_components.progress import Reporter, Silent
-
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class Parts:
@@ -102,7 +99,7 @@ class Parts:
         try:
             yield
         except OSError as error:
-            if error.errno not in _FULL:
+            if error.errno not in DISK_FULL:
                 raise
             finished = len(list(self.folder.glob("part-*.json")))
             msg = (

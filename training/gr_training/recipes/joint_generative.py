@@ -61,5 +61,5 @@ def _ending(config: Config) -> Ending:
     return Ending(
         "joint", config.joint,
         lambda inputs, run, before: train_jointly(config.joint, inputs, run, before / RANKER if before else None),
-        more=(RANKER,), minutes=minutes,
+        more=(RANKER,), models=(config.joint.ranker.model,), minutes=minutes,
     )  # fmt: skip

@@ -116,18 +116,18 @@ def train(config: Config, run: Run, *, calibrated: bool = True) -> Path:
             validate=searching.evaluate, metric="nDCG@10",
             identity=identity(config, files),
         )  # fmt: skip
-        calibration = searching.calibrate(model, run.report) if calibrated else None
-    provenance = Provenance(
-        task="generative_retriever", recipe=to_plain(config), base_model=config.start.model, data=used(sets),
-        metrics=progress.best, steps=(progress.step, progress.best_step), minutes=progress.seconds / 60,
-    )  # fmt: skip
+        provenance = Provenance(
+            task="generative_retriever", recipe=to_plain(config), base_model=config.start.model, data=used(sets),
+            metrics=progress.best, steps=(progress.step, progress.best_step), minutes=progress.seconds / 60,
+        )  # fmt: skip
 
-    def write(folder: Path) -> None:
-        info = {"grammar": grammar.to_dict()} | ({"calibration": calibration} if calibration else {})
-        save_seq2seq(model, tokenizer, info, folder, weights=config.weights)
-        describe(folder, provenance)
+        def write(folder: Path) -> None:
+            save_seq2seq(model, tokenizer, {"grammar": grammar.to_dict()}, folder, weights=config.weights)
+            describe(folder, provenance)
+            if calibrated:
+                searching.calibrate_folder(folder, run.device, run.report)
 
-    publish(run.model, write)
+        publish(run.model, write)
     return run.model
 
 
