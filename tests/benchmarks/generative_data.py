@@ -155,8 +155,8 @@ def _published(folder: Path, generator: np.random.Generator) -> Part:
         cut = 2 * len(train) // 5
         train, held = [train[row] for row in sorted(order[cut:])], [train[row] for row in sorted(order[:cut])]
     order = generator.permutation(len(held))
-    half = len(held) // 3
-    validation, test = order[:half], order[half:]
+    third = len(held) // 3
+    validation, test = order[:third], order[third:]
     return passages, {
         "train": train,
         "validation": [held[row] for row in sorted(validation)],

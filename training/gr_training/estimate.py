@@ -58,7 +58,9 @@ def shape_of(model: str, decoder_layers: int | None = None, encoder_layers: int 
                  first.get("vocab_size", 0)) * width)  # fmt: skip
 
 
-def likelihood_minutes(shape: Shape | None, steps: int, sources: int, identifiers: int) -> float | None:
+def likelihood_minutes(
+    shape: Shape | None, steps: int, sources: int, identifiers: int, lora: bool = False
+) -> float | None:
     """
     Estimate training on identifiers.
 
@@ -66,15 +68,18 @@ def likelihood_minutes(shape: Shape | None, steps: int, sources: int, identifier
     :param steps: Optimiser steps.
     :param sources: Sources of each, all rounds together.
     :param identifiers: Of each source.
+    :param lora: Whether the weights themselves get no gradient, which is 2 of the 6 operations.
     """
     if shape is None:
         return None
     below = shape.encoder * _SOURCE_TOKENS
     above = (shape.decoder + shape.output) * _TARGET_TOKENS * identifiers
-    return _minutes(6.0 * steps * sources * (below + above))
+    return _minutes((4.0 if lora else 6.0) * steps * sources * (below + above))
 
 
-def rank_minutes(shape: Shape | None, steps: int, questions: int, passages: int, keys: int) -> float | None:
+def rank_minutes(
+    shape: Shape | None, steps: int, questions: int, passages: int, keys: int, lora: bool = False
+) -> float | None:
     """
     Estimate training on lists; about half of the keys of a list are shared between its passages.
 
@@ -83,8 +88,9 @@ def rank_minutes(shape: Shape | None, steps: int, questions: int, passages: int,
     :param questions: Of each.
     :param passages: Of each list.
     :param keys: Of each passage.
+    :param lora: As in `likelihood_minutes`.
     """
-    return likelihood_minutes(shape, steps, questions, max(1, passages * keys // 2))
+    return likelihood_minutes(shape, steps, questions, max(1, passages * keys // 2), lora)
 
 
 def search_minutes(shape: Shape | None, questions: int, beams: int, tokens: int) -> float | None:

@@ -412,7 +412,8 @@ class _Minutes:
             return None
         sources = likelihood.sources_per_step * likelihood.fit.accumulate
         identifiers = pairs.body + pairs.title + pairs.query
-        return estimate.likelihood_minutes(self._shape(), likelihood.fit.steps, sources, identifiers)
+        lora = likelihood.start.lora is not None
+        return estimate.likelihood_minutes(self._shape(), likelihood.fit.steps, sources, identifiers, lora)
 
     def mine(self) -> float | None:
         mine = self._config.mine
@@ -435,7 +436,9 @@ class _Minutes:
     def end(self) -> float | None:
         rank, more = self._ending.config, self._ending.minutes()
         questions = rank.questions_per_step * rank.fit.accumulate
-        own = estimate.rank_minutes(self._shape(), rank.fit.steps, questions, rank.lists.length, rank.lists.keys)
+        own = estimate.rank_minutes(
+            self._shape(), rank.fit.steps, questions, rank.lists.length, rank.lists.keys, rank.lora is not None
+        )
         return None if own is None or more is None else own + more
 
     def _shape(self) -> estimate.Shape | None:
