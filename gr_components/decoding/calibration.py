@@ -21,7 +21,7 @@ from gr_components.errors import ModelError
 @dataclass(frozen=True)
 class Calibration:
     """
-    What was fitted on validation queries (`gr_training.list_calibration`); the key `calibration` of `gr_model.json`.
+    What was fitted on validation queries (`gr_training.generative.list_calibration`): `calibration` in `gr_model.json`.
 
     :param slope: Multiplies the roots of scores, > 0.
     :param absent: Logit of "none of these", on the same scale.

@@ -53,8 +53,8 @@ from gr_components.models.text_encoder import load_text_encoder
 from gr_components.progress import Console, Task
 from gr_components.tokenization import TextTokenizer
 from gr_pipelines.demo.untrained import save_untrained
+from gr_training.generative.search_validation import build_index, search_config
 from gr_training.mining.lists import nearest, standardise
-from gr_training.search_validation import build_index, search_config
 
 MEASURES = ("R@1", "R@5", "R@20", "R@100", "RR@10", "nDCG@10")
 DEPTH = 100

@@ -34,7 +34,7 @@ from gr_components.evaluation.reports import comparison_table, evaluation_table
 from gr_components.indexes.suffix_index import SuffixIndex
 from gr_components.models.seq2seq.folder import load_seq2seq
 from gr_components.progress import Console, Task
-from gr_training.search_validation import build_index
+from gr_training.generative.search_validation import build_index
 
 _BATCH, _DEPTH = 16, 100
 _SPANS = 250  # n-grams of a passage that are scored, from its beginning

@@ -30,7 +30,7 @@ from gr_components.decoding.grammar import Grammar, marker_grammar
 from gr_components.models.seq2seq.folder import load_seq2seq
 from gr_components.models.seq2seq.model import Seq2SeqModel
 from gr_components.tokenization import TextTokenizer
-from gr_training.key_scores import KeyBatches, key_log_probs
+from gr_training.generative.key_scores import KeyBatches, key_log_probs
 from gr_training.losses.identifier_score import passage_scores
 from gr_training.losses.ranknet import distilled_ranknet
 

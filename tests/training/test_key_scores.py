@@ -16,7 +16,7 @@ import torch
 from gr_components.errors import ConfigError
 from gr_components.models.seq2seq.torch_decoder import TorchDecoder
 from gr_training.checkpoint import load_weights
-from gr_training.key_scores import KeyBatches, key_log_probs
+from gr_training.generative.key_scores import KeyBatches, key_log_probs
 
 SCRIPT = Path(__file__).with_name("tiny_lists.py")
 KINDS = ["bert", "bart"]

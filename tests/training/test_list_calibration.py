@@ -7,7 +7,7 @@ import pytest
 
 from gr_components.decoding.calibration import Calibration
 from gr_components.errors import DataError, ModelError
-from gr_training.list_calibration import fit_calibration, log_loss
+from gr_training.generative.list_calibration import fit_calibration, log_loss
 
 
 def _drawn(true, questions, seed, documents=30):

@@ -8,7 +8,7 @@ import torch
 from gr_components.errors import ConfigError
 from gr_components.models.seq2seq.folder import load_seq2seq, save_seq2seq
 from gr_training.checkpoint import put_weights, weights_of
-from gr_training.key_scores import key_log_probs
+from gr_training.generative.key_scores import key_log_probs
 from gr_training.lora import add_lora, merge_lora
 
 KINDS = ["bert", "bart"]

@@ -20,13 +20,14 @@ from gr_components.models.seq2seq.copying import CopyConfig
 from gr_components.models.seq2seq.folder import load_seq2seq, save_seq2seq
 from gr_training.config import parse
 from gr_training.fitting import FitConfig
-from gr_training.key_scores import KeyBatches, key_log_probs
-from gr_training.mining import generative, parts
+from gr_training.generative import mining as generative
+from gr_training.generative.key_scores import KeyBatches, key_log_probs
+from gr_training.generative.mining import MineConfig, deal, mine_generative, queries_without
+from gr_training.generative.rank_stage import RankConfig, score_lists
+from gr_training.generative.ranking_lists import ListBatch, ListsConfig
+from gr_training.generative.ranking_loss import LossConfig
+from gr_training.mining import parts
 from gr_training.mining.candidate_lists import read_lists
-from gr_training.mining.generative import MineConfig, deal, mine_generative, queries_without
-from gr_training.rank_stage import RankConfig, score_lists
-from gr_training.ranking_lists import ListBatch, ListsConfig
-from gr_training.ranking_loss import LossConfig
 from gr_training.sources import SourceConfig, load_sources, texts_of
 
 CONFIG = MineConfig(search={"beams": 4}, top_k=3, keys=6, folds=3)

@@ -13,12 +13,12 @@ from gr_components.data import Passage, Question, normalise, read_candidates
 from gr_components.decoding.grammar import Grammar, layout_documents
 from gr_components.models.seq2seq.folder import LoadedSeq2Seq, load_seq2seq, save_seq2seq
 from gr_training.fitting import FitConfig
-from gr_training.key_scores import KeyBatches, key_log_probs
+from gr_training.generative.key_scores import KeyBatches, key_log_probs
+from gr_training.generative.mining import MineConfig, deal, mine_generative, queries_without
+from gr_training.generative.rank_stage import RankConfig, score_lists
+from gr_training.generative.ranking_lists import ListBatch, ListsConfig
+from gr_training.generative.ranking_loss import LossConfig
 from gr_training.mining.candidate_lists import read_lists
-from gr_training.mining.generative import MineConfig, deal, mine_generative, queries_without
-from gr_training.rank_stage import RankConfig, score_lists
-from gr_training.ranking_lists import ListBatch, ListsConfig
-from gr_training.ranking_loss import LossConfig
 from gr_training.sources import QuestionSet
 
 # A bias that lets pseudo-queries of a barely trained model count, and a cap that some of them reach.

@@ -7,11 +7,11 @@ from gr_components.data.files import read_objects, write_objects
 from gr_components.decoding.grammar import Grammar, reserved_grammar
 from gr_components.errors import DataError, ProvenanceError, TokenizerMismatchError
 from gr_components.tokenization import TextTokenizer
-from gr_training import pair_files
 from gr_training.config import parse
-from gr_training.identifier_batches import IdentifierBatches
-from gr_training.pair_files import PairFileConfig, read_pairs, write_pairs
-from gr_training.pairs import PairsConfig
+from gr_training.generative import pair_files
+from gr_training.generative.identifier_batches import IdentifierBatches
+from gr_training.generative.pair_files import PairFileConfig, read_pairs, write_pairs
+from gr_training.generative.pairs import PairsConfig
 from gr_training.sources import SourceConfig, load_sources
 
 SHAPE = PairsConfig(body=2, title=1, query=1, span_tokens=5)

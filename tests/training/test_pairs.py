@@ -9,7 +9,7 @@ from gr_components.data import Passage, Question
 from gr_components.decoding.grammar import reserved_grammar
 from gr_components.errors import ConfigError
 from gr_components.tokenization import TextTokenizer
-from gr_training.pairs import PairSampler, PairsConfig
+from gr_training.generative.pairs import PairSampler, PairsConfig
 from gr_training.sources import QuestionSet
 
 TEXT = (

@@ -12,12 +12,12 @@ from gr_components.data.files import read_objects
 from gr_components.errors import ModelError
 from gr_components.models.description import read_description
 from gr_components.models.seq2seq.folder import load_seq2seq
-from gr_training import pseudo_queries, question_generator
 from gr_training.cli import command
 from gr_training.config import parse
+from gr_training.generative import pseudo_queries, question_generator
+from gr_training.generative.pseudo_queries import PseudoQueryConfig, RoundTripConfig, attach_questions, generate_queries
+from gr_training.generative.question_generator import QuestionLayout, QuestionSampler, SamplingConfig, draw
 from gr_training.mining import parts
-from gr_training.pseudo_queries import PseudoQueryConfig, RoundTripConfig, attach_questions, generate_queries
-from gr_training.question_generator import QuestionLayout, QuestionSampler, SamplingConfig, draw
 from gr_training.sources import SourceConfig, load_sources
 
 SAMPLING = SamplingConfig(per_document=4, top_k=5, top_p=0.9, batch_size=8)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from gr_training.reader_batches import answer_starts, reader_loss
+from gr_training.reading.batches import answer_starts, reader_loss
 
 
 def test_answer_starts() -> None:

@@ -12,7 +12,7 @@ from gr_components.models.seq2seq.building import cut_vocabulary
 from gr_components.readers.layout import ReaderLayout, reserved_layout
 from gr_components.tokenization import TextTokenizer
 from gr_training.order import Turn
-from gr_training.reader_examples import BatchConfig, ReaderExamples
+from gr_training.reading.examples import BatchConfig, ReaderExamples
 from gr_training.sources import QuestionSet
 
 WORDS = [f"{a}{b}" for a in ("red", "blue", "green", "old", "new") for b in ("house", "river", "mountain", "road")]

@@ -21,10 +21,10 @@ from gr_components.models.seq2seq.folder import load_seq2seq
 from gr_components.rankers.cross_encoder import CrossEncoderRanker
 from gr_training.checkpoint import load_weights
 from gr_training.config import parse
-from gr_training.joint_stage import JointConfig, shared_loss, supervised_loss
+from gr_training.generative.joint_stage import JointConfig, shared_loss, supervised_loss
+from gr_training.generative.rank_stage import RankBatches
 from gr_training.losses.listwise import listwise_kl
 from gr_training.losses.ranknet import distilled_ranknet
-from gr_training.rank_stage import RankBatches
 
 FIT = {"steps": 4, "learning_rate": 1e-3, "precision": "float32", "validate_every": 2, "checkpoint_every": 1,
        "log_every": 1}  # fmt: skip

@@ -14,10 +14,10 @@ from gr_components.errors import ConfigError
 from gr_components.models.seq2seq.folder import load_seq2seq
 from gr_training.checkpoint import load_weights, weights_of
 from gr_training.config import parse
+from gr_training.generative.rank_stage import RankBatches
+from gr_training.generative.search_validation import SearchValidation
 from gr_training.lora import LoraConfig, add_lora, merge_lora
-from gr_training.rank_stage import RankBatches
 from gr_training.recipes.minder import Config as MinderConfig
-from gr_training.search_validation import SearchValidation
 from gr_training.sources import ValidationConfig, load_validation
 
 FIT = {"steps": 8, "learning_rate": 1e-2, "precision": "float32", "ema_decay": 0.5, "validate_every": 4,

@@ -10,7 +10,7 @@ from gr_components.data import normalise, read_corpus, read_ids, read_questions,
 from gr_components.errors import ConfigError
 from gr_training.cli import command
 from gr_training.config import parse
-from gr_training.pseudo_queries import attach_questions
+from gr_training.generative.pseudo_queries import attach_questions
 from gr_training.recipes.pseudo_queries import Config
 from gr_training.sources import SourceConfig, load_sources
 

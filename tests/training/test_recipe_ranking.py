@@ -13,11 +13,11 @@ from gr_components.data import Question, read_corpus, read_ids, read_qrels, writ
 from gr_components.errors import ConfigError, ProvenanceError
 from gr_components.models.description import read_description
 from gr_components.models.seq2seq.folder import load_seq2seq
-from gr_training import ranking
 from gr_training.checkpoint import load_weights
 from gr_training.config import parse
-from gr_training.ranking_lists import ListsConfig, draw, violating
-from gr_training.ranking_loss import LossConfig
+from gr_training.generative import ranking
+from gr_training.generative.ranking_lists import ListsConfig, draw, violating
+from gr_training.generative.ranking_loss import LossConfig
 from gr_training.recipes.dgr import Config as DGRConfig
 from gr_training.recipes.ltrgr import Config as LTRGRConfig
 from gr_training.run import Run

@@ -25,7 +25,7 @@ from gr_components.models.seq2seq.folder import tie_bert_decoder
 from gr_components.models.seq2seq.model import Seq2SeqModel
 from gr_components.tokenization import TextTokenizer
 from gr_training.fitting import FitConfig
-from gr_training.key_scores import KeyBatches, key_log_probs
+from gr_training.generative.key_scores import KeyBatches, key_log_probs
 from gr_training.loop import LossSum, fit
 from gr_training.losses.identifier_score import passage_scores
 from gr_training.losses.ranknet import distilled_ranknet

@@ -7,10 +7,10 @@ Distilled RankNet: the further apart the teacher puts two passages, the larger t
 from pathlib import Path
 from typing import Literal
 
-from gr_training import ranking
 from gr_training.config import STRICT_KEYS, checked_dataclass
-from gr_training.ranking import RankingConfig, stages
-from gr_training.ranking_loss import TAUGHT
+from gr_training.generative import ranking
+from gr_training.generative.ranking import RankingConfig, stages
+from gr_training.generative.ranking_loss import TAUGHT
 from gr_training.run import Run
 
 __all__ = ["Config", "stages", "train"]

@@ -31,8 +31,8 @@ from gr_training.config import STRICT_KEYS, checked_dataclass, to_plain
 from gr_training.fitting import Count, FitConfig
 from gr_training.loop import LossSum, fit
 from gr_training.mining.lists import lexical_search
-from gr_training.reader_batches import reader_loss
-from gr_training.reader_examples import BatchConfig, ReaderExamples
+from gr_training.reading.batches import reader_loss
+from gr_training.reading.examples import BatchConfig, ReaderExamples
 from gr_training.run import Run, identity, publish
 from gr_training.sources import (
     HeldOutConfig,

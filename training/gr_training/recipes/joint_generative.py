@@ -10,8 +10,8 @@ from typing import Literal
 
 from gr_training import estimate
 from gr_training.config import STRICT_KEYS, checked_dataclass
-from gr_training.joint_stage import RANKER, JointConfig, train_jointly
-from gr_training.ranking import ChainConfig, Ending, chain_stages, train_chain
+from gr_training.generative.joint_stage import RANKER, JointConfig, train_jointly
+from gr_training.generative.ranking import ChainConfig, Ending, chain_stages, train_chain
 from gr_training.run import Run
 from gr_training.stages import Stage
 

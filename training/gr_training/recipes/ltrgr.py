@@ -7,9 +7,9 @@ A relevant passage must beat an irrelevant one by a margin: the best of each kin
 from pathlib import Path
 from typing import Literal
 
-from gr_training import ranking
 from gr_training.config import STRICT_KEYS, checked_dataclass
-from gr_training.ranking import RankingConfig, stages
+from gr_training.generative import ranking
+from gr_training.generative.ranking import RankingConfig, stages
 from gr_training.run import Run
 
 __all__ = ["Config", "stages", "train"]

@@ -24,13 +24,13 @@ from gr_components.tokenization import TextTokenizer
 from gr_training.card import Provenance, describe, used
 from gr_training.config import STRICT_KEYS, checked_dataclass, to_plain
 from gr_training.fitting import Count, FitConfig, Fraction
-from gr_training.identifier_batches import GrammarConfig, IdentifierBatches, grammar_for, identifier_loss
+from gr_training.generative.identifier_batches import GrammarConfig, IdentifierBatches, grammar_for, identifier_loss
+from gr_training.generative.pair_files import PairFile, read_pairs
+from gr_training.generative.pairs import Pair, PairSampler, PairsConfig
+from gr_training.generative.search_validation import SearchValidation, training_questions
 from gr_training.loop import fit
 from gr_training.order import Turn
-from gr_training.pair_files import PairFile, read_pairs
-from gr_training.pairs import Pair, PairSampler, PairsConfig
 from gr_training.run import Run, identity, publish
-from gr_training.search_validation import SearchValidation, training_questions
 from gr_training.sources import (
     HeldOutConfig,
     QuestionSet,
@@ -53,7 +53,7 @@ class Config:
     :param start: The model to start from.
     :param grammar: For a model without a grammar of its own.
     :param pairs: Which identifiers each source gets.
-    :param pairs_from: A `pairs.jsonl.gz` (`gr_training.pair_files`) to learn from; null draws the pairs as it goes.
+    :param pairs_from: A `pairs.jsonl.gz` (`generative/pair_files.py`) to learn from; null draws pairs as it goes.
     :param smoothing: Label smoothing; only without a copy head.
     :param sources_per_step: Sources of each round.
     :param search: Settings of the validation's search, such as `beams`.

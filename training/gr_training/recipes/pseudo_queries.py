@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from gr_training.config import STRICT_KEYS, checked_dataclass
-from gr_training.pseudo_query_stages import PSEUDO_QUERIES, PseudoQueriesConfig, PseudoQueryStages
+from gr_training.generative.pseudo_query_stages import PSEUDO_QUERIES, PseudoQueriesConfig, PseudoQueryStages
 from gr_training.run import Run
 from gr_training.sources import HeldOutConfig, SourceConfig, ValidationConfig
 from gr_training.stages import Stage, run_stages

@@ -22,8 +22,8 @@ from gr_components.tokenization import TextTokenizer
 from gr_training.card import Provenance, describe, used
 from gr_training.config import STRICT_KEYS, checked_dataclass, to_plain
 from gr_training.fitting import Count, FitConfig
+from gr_training.generative.question_generator import QuestionBatches, layout_for, question_loss
 from gr_training.loop import fit
-from gr_training.question_generator import QuestionBatches, layout_for, question_loss
 from gr_training.run import Run, identity, publish
 from gr_training.sources import (
     HeldOutConfig,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from gr_training.config import STRICT_KEYS, checked_dataclass
-from gr_training.pairs import PairsConfig
+from gr_training.generative.pairs import PairsConfig
 from gr_training.recipes import minder
 from gr_training.run import Run
 

@@ -28,12 +28,12 @@ from gr_components.tokenization import TextTokenizer
 from gr_training.card import DataUse, Provenance, describe
 from gr_training.config import STRICT_KEYS, checked_dataclass, to_plain
 from gr_training.fitting import Count, FitConfig, Fraction
+from gr_training.generative.identifier_batches import GrammarConfig, IdentifierBatches, grammar_for, identifier_loss
+from gr_training.generative.pairs import PairSampler, PairsConfig
 from gr_training.held_out import without_leaks
-from gr_training.identifier_batches import GrammarConfig, IdentifierBatches, grammar_for, identifier_loss
 from gr_training.loop import LossSum, fit
 from gr_training.order import Turn
-from gr_training.pairs import PairSampler, PairsConfig
-from gr_training.reader_batches import reader_batch, reader_loss
+from gr_training.reading.batches import reader_batch, reader_loss
 from gr_training.run import Run, identity, publish
 from gr_training.sources import HeldOutConfig, QuestionSet, held_out_texts, local_file
 from gr_training.starts import StartConfig, start_seq2seq

@@ -20,9 +20,9 @@ from gr_components.models.seq2seq.copying import CopyKeys
 from gr_components.models.seq2seq.decoder import CrossCache
 from gr_components.models.seq2seq.model import Memory, Seq2SeqModel
 from gr_components.tokenization import TextTokenizer
+from gr_training.generative.identifier_batches import IdentifierBatches
+from gr_training.generative.pairs import Target
 from gr_training.gradient_cache import cached
-from gr_training.identifier_batches import IdentifierBatches
-from gr_training.pairs import Target
 
 Key = tuple[str, Sequence[int]]
 

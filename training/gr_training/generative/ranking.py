@@ -35,16 +35,16 @@ from gr_training.config import STRICT_KEYS, checked_dataclass, to_plain
 from gr_training.distributed import main_first
 from gr_training.distributed import rank as rank_of_process
 from gr_training.fitting import Count, FitConfig, Fraction
-from gr_training.identifier_batches import GrammarConfig
-from gr_training.mining.generative import MineConfig, mine_generative
+from gr_training.generative.identifier_batches import GrammarConfig
+from gr_training.generative.mining import MineConfig, mine_generative
+from gr_training.generative.pair_files import PairFileConfig, write_pairs
+from gr_training.generative.pairs import PairsConfig
+from gr_training.generative.pseudo_query_stages import PseudoQueriesConfig, PseudoQueryStages, replace_corpora
+from gr_training.generative.rank_stage import RankConfig, RankInputs, rank
+from gr_training.generative.search_validation import SearchValidation, training_questions
 from gr_training.mining.teachers import TeacherConfig, teach
-from gr_training.pair_files import PairFileConfig, write_pairs
-from gr_training.pairs import PairsConfig
-from gr_training.pseudo_query_stages import PseudoQueriesConfig, PseudoQueryStages, replace_corpora
-from gr_training.rank_stage import RankConfig, RankInputs, rank
 from gr_training.recipes import minder
 from gr_training.run import Run, publish
-from gr_training.search_validation import SearchValidation, training_questions
 from gr_training.sources import (
     HeldOutConfig,
     QuestionSet,

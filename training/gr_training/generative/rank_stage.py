@@ -29,19 +29,19 @@ from gr_components.tokenization import TextTokenizer
 from gr_training.card import Provenance, describe, used
 from gr_training.config import STRICT_KEYS, checked_dataclass
 from gr_training.fitting import Count, FitConfig, Natural
-from gr_training.identifier_batches import IdentifierBatches
-from gr_training.key_scores import KeyBatches, key_log_probs
+from gr_training.generative.identifier_batches import IdentifierBatches
+from gr_training.generative.key_scores import KeyBatches, key_log_probs
+from gr_training.generative.pairs import PairSampler, PairsConfig
+from gr_training.generative.ranking_lists import ListBatch, ListsConfig, violating
+from gr_training.generative.ranking_loss import LossConfig, ranking_loss
+from gr_training.generative.search_validation import SearchValidation, training_questions
 from gr_training.likelihood import token_log_probs
 from gr_training.loop import LossSum, Progress, fit
 from gr_training.lora import LoraConfig
 from gr_training.losses.identifier_score import as_searched, normalise, passage_scores
 from gr_training.mining.candidate_lists import CandidateList, read_lists
 from gr_training.order import Turn
-from gr_training.pairs import PairSampler, PairsConfig
-from gr_training.ranking_lists import ListBatch, ListsConfig, violating
-from gr_training.ranking_loss import LossConfig, ranking_loss
 from gr_training.run import Run, identity, publish
-from gr_training.search_validation import SearchValidation, training_questions
 from gr_training.sources import QuestionSet
 from gr_training.starts import StartConfig, start_seq2seq
 

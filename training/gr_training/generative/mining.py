@@ -31,9 +31,9 @@ from gr_components.progress import Reporter, Silent, Task
 from gr_training.config import STRICT_KEYS, checked_dataclass, to_plain
 from gr_training.distributed import main_first
 from gr_training.fitting import Count, Natural
+from gr_training.generative.search_validation import build_index, search_config
 from gr_training.mining.labels import LabelBy, Labels
 from gr_training.mining.parts import Parts
-from gr_training.search_validation import build_index, search_config
 from gr_training.sources import QuestionSet, local_file
 
 _PART = 256

@@ -25,10 +25,10 @@ from gr_components.progress import Reporter, Silent, Task
 from gr_training.config import STRICT_KEYS, checked_dataclass, to_plain
 from gr_training.distributed import main_first
 from gr_training.fitting import Count
+from gr_training.generative.question_generator import QuestionLayout, QuestionSampler, SamplingConfig
 from gr_training.held_out import without_leaking_queries, without_leaks
 from gr_training.mining.lists import dense_search, lexical_search
 from gr_training.mining.parts import Parts
-from gr_training.question_generator import QuestionLayout, QuestionSampler, SamplingConfig
 from gr_training.sources import QuestionSet, local_file
 
 _PART = 256

@@ -37,11 +37,7 @@ from gr_training.cross_encoder import (
     start_ranker,
 )
 from gr_training.fitting import Natural
-from gr_training.loop import LossSum, Progress, fit
-from gr_training.losses.listwise import listwise_kl, listwise_softmax
-from gr_training.mining.lists import CandidateLists
-from gr_training.order import Turn
-from gr_training.rank_stage import (
+from gr_training.generative.rank_stage import (
     RankConfig,
     RankInputs,
     begin,
@@ -50,9 +46,13 @@ from gr_training.rank_stage import (
     scaled_scores,
     searching,
 )
-from gr_training.ranking_loss import GRADED, TAUGHT, ranking_loss
+from gr_training.generative.ranking_loss import GRADED, TAUGHT, ranking_loss
+from gr_training.generative.search_validation import SearchValidation
+from gr_training.loop import LossSum, Progress, fit
+from gr_training.losses.listwise import listwise_kl, listwise_softmax
+from gr_training.mining.lists import CandidateLists
+from gr_training.order import Turn
 from gr_training.run import Run, identity, publish
-from gr_training.search_validation import SearchValidation
 from gr_training.sources import QuestionSet, texts_of
 
 RANKER = "ranker"

@@ -14,10 +14,10 @@ from gr_components.models.seq2seq.model import Seq2SeqModel
 from gr_components.tokenization import TextTokenizer, pad
 from gr_training.config import STRICT_KEYS, checked_dataclass
 from gr_training.fitting import Count
+from gr_training.generative.pairs import Pair, Target
 from gr_training.likelihood import token_log_probs
 from gr_training.loop import LossSum
 from gr_training.losses.sequence import sequence_nll
-from gr_training.pairs import Pair, Target
 
 
 @checked_dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)

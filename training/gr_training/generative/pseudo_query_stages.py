@@ -19,7 +19,7 @@ from gr_components.errors import ConfigError, DataError
 from gr_components.models.resolve import resolve_model
 from gr_training.config import STRICT_KEYS, checked_dataclass, to_plain
 from gr_training.fitting import Count, FitConfig
-from gr_training.pseudo_queries import PseudoQueryConfig, attach_questions, generate_queries
+from gr_training.generative.pseudo_queries import PseudoQueryConfig, attach_questions, generate_queries
 from gr_training.recipes import question_generator
 from gr_training.run import Run
 from gr_training.sources import (

@@ -23,7 +23,7 @@ from gr_components.models.seq2seq.model import Seq2SeqModel
 from gr_components.models.seq2seq.torch_decoder import TorchDecoder
 from gr_components.progress import Reporter
 from gr_components.tokenization import TextTokenizer
-from gr_training.list_calibration import fit_calibration, log_loss
+from gr_training.generative.list_calibration import fit_calibration, log_loss
 from gr_training.sources import QuestionSet
 
 _MEASURES = ("nDCG@10", "Success@1", "R@10")

@@ -26,7 +26,7 @@ from gr_components.tokenization import TextTokenizer
 from gr_training.config import STRICT_KEYS, checked_dataclass, to_plain
 from gr_training.distributed import main_first
 from gr_training.fitting import Count, Natural
-from gr_training.pairs import Pair, PairSampler, PairsConfig, Target
+from gr_training.generative.pairs import Pair, PairSampler, PairsConfig, Target
 from gr_training.sources import QuestionSet, local_file
 
 

@@ -20,7 +20,7 @@ from gr_components.tokenization import TextTokenizer
 from gr_training.config import STRICT_KEYS, checked_dataclass
 from gr_training.fitting import Count, Fraction, Natural
 from gr_training.order import Turn
-from gr_training.reader_batches import reader_batch
+from gr_training.reading.batches import reader_batch
 from gr_training.sources import QuestionSet, weighted_rows
 
 _GROUP = 20

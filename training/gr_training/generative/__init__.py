@@ -1,0 +1,1 @@
+"""Training of generative retrievers: which identifiers they learn, which lists they rank, and where both come from."""
