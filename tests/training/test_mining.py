@@ -20,7 +20,7 @@ from gr_components.models.seq2seq.copying import CopyConfig
 from gr_components.models.seq2seq.folder import load_seq2seq, save_seq2seq
 from gr_training.config import parse
 from gr_training.fitting import FitConfig
-from gr_training.generative import mining as generative
+from gr_training.generative import mining
 from gr_training.generative.key_scores import KeyBatches, key_log_probs
 from gr_training.generative.mining import MineConfig, deal, mine_generative, queries_without
 from gr_training.generative.rank_stage import RankConfig, score_lists
@@ -146,7 +146,7 @@ def test_no_identifier_of_a_question_comes_from_itself(model, questions, tmp_pat
     assert any(c.rank > 2 for c in several)
     # With the fold's own questions in the index, all find themselves.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(generative, "queries_without", lambda q, _: queries_without(q, []))
+        patch.setattr(mining, "queries_without", lambda q, _: queries_without(q, []))
         several, own = found("leaking.jsonl")
     assert own == {c.query for c in several}
 
@@ -253,7 +253,7 @@ def test_answers_as_labels(model, questions, tmp_path):
 
 
 def test_a_killed_run_goes_on_where_it_was(model, questions, mined, tmp_path, monkeypatch):
-    monkeypatch.setattr(generative, "_PART", 4)
+    monkeypatch.setattr(mining, "_PART", 4)
     path, seen = tmp_path / "again.jsonl.gz", []
     write = parts.Parts.write
 
@@ -284,7 +284,7 @@ def test_a_killed_run_goes_on_where_it_was(model, questions, mined, tmp_path, mo
 
 @pytest.mark.parametrize("finished", [2, "a fold"])
 def test_a_full_disk_keeps_what_is_finished(finished, model, questions, tmp_path, monkeypatch):
-    monkeypatch.setattr(generative, "_PART", 4)
+    monkeypatch.setattr(mining, "_PART", 4)
     path = tmp_path / "candidates.jsonl.gz"
     sync, where = os.fsync, "questions 'q.*' to 'q.*'"
     if finished == "a fold":
