@@ -134,14 +134,16 @@ class TokenizedDocument:
 
 
 def reserved_grammar(
-    tokenizer: TextTokenizer, *, body_tokens: int = 10, title_tokens: int = 24, query_tokens: int = 24
-) -> Grammar:
+    tokenizer: TextTokenizer, *, query_view: bool = True, body_tokens: int = 10, title_tokens: int = 24,
+    query_tokens: int = 24,
+) -> Grammar:  # fmt: skip
     """
     Grammar of the models that are trained here from BERT-like encoders.
 
     `[unused1]` (body), `[unused2]` (title), `[unused3]` (query) start the decoder; `[SEP]` is boundary and stop.
 
     :param tokenizer: A WordPiece tokenizer that has these tokens.
+    :param query_view: Whether there is a pseudo-query view (MINDER) or not (SEAL).
     :param body_tokens: Longest body n-gram.
     :param title_tokens: Longest title, stop included.
     :param query_tokens: Longest pseudo-query, stop included.
@@ -158,7 +160,8 @@ def reserved_grammar(
         View(name=QUERY, field=QUERY, decoder_start=(starts[2],), index_prefix=(starts[2],), stop=stop,
              max_tokens=query_tokens, complete_only=True),
     )  # fmt: skip
-    return Grammar(layout="reserved", views=views, boundary=stop, never=tuple(sorted(set(never))))
+    chosen = views if query_view else views[:2]
+    return Grammar(layout="reserved", views=chosen, boundary=stop, never=tuple(sorted(set(never))))
 
 
 def marker_grammar(tokenizer: TextTokenizer, *, query_view: bool = True, max_source: int = 128) -> Grammar:

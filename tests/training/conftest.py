@@ -1,6 +1,10 @@
 """The scripts of training tests as modules, and a tiny collection with a tiny encoder for whole recipes."""
 
 import json
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -51,6 +55,30 @@ def done() -> Callable[..., Any]:
         assert result.exception is None, f"{result.output}\n{result.exception!r}"
 
     return check
+
+
+@pytest.fixture
+def together() -> Callable[..., None]:
+    """Run a command as several processes that train together on CPUs, as `accelerate launch` does, until all ended."""
+
+    def run(command: list[str], count: int) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        base = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        base |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "ACCELERATE_USE_CPU": "1"}
+        processes = [
+            subprocess.Popen([sys.executable, *command], env={**base, "RANK": str(r), "LOCAL_RANK": str(r)})
+            for r in range(count)
+        ]
+        try:
+            assert [process.wait(timeout=250) for process in processes] == [0] * count
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+
+    return run
 
 
 def _lines(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -121,21 +120,8 @@ def test_accumulation_equals_a_large_batch(toy, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one(toy, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    base = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    base |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "1"}
-    arguments = [str(tmp_path / "two"), "steps=30", "dropout=0.0", "validate_every=10"]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(SCRIPT), *arguments],
-            env={**base, "RANK": str(r), "LOCAL_RANK": str(r)},
-        )
-        for r in range(2)
-    ]
-    assert [process.wait(timeout=200) for process in processes] == [0, 0]
+def test_two_processes_equal_one(toy, tmp_path, together):
+    together([str(SCRIPT), str(tmp_path / "two"), "steps=30", "dropout=0.0", "validate_every=10"], 2)
     assert [e["at"] for e in events(tmp_path / "two", "validation")] == [10, 20, 30], "the main process alone validates"
     toy.run(tmp_path / "one", steps=30, dropout=0.0, validate_every=10)
     assert_same(weights(tmp_path / "one"), weights(tmp_path / "two"), 1e-5)

@@ -1,12 +1,17 @@
 """The published constants, and that the losses' defaults are those of the published code."""
 
 import inspect
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+import gr_training
+from gr_training.config import load_raw, parse
 from gr_training.losses.margin import ltrgr_margin
 from gr_training.losses.presets import PUBLISHED
 from gr_training.losses.ranknet import distilled_ranknet
+from gr_training.recipes import recipe_module
 
 TABLE = [
     # method, source, margin, extra, pair weights, increment, head, lambda, length, batch
@@ -31,6 +36,30 @@ def test_table(row):
 def test_likelihood_weights():
     assert PUBLISHED["ltrgr", "code"].likelihood_weights == (0.33, 0.33, 0.33)
     assert PUBLISHED["dgr", "code"].likelihood_weights == (0.5, 0.5, 0.0)
+
+
+@pytest.mark.parametrize("method", ["ltrgr", "dgr"])
+def test_the_base_recipes_have_them(method):
+    published = PUBLISHED[method, "code"]
+    path = Path(gr_training.__file__).parents[1] / "configs" / "base" / f"{method}.yaml"
+    config = parse(recipe_module(method, method).Config, load_raw(path), method)
+    rank, fit = config.rank, config.rank.fit
+    assert (rank.loss.kind, rank.loss.scale, rank.loss.query_view) == (method, "raw", "plain")
+    assert (rank.loss.margin, rank.loss.alpha) == (published.margin, published.alpha)
+    extra = (rank.loss.random_extra, published.random_extra) if method == "ltrgr" else (
+        rank.loss.increment, published.increment)  # fmt: skip
+    assert extra[0] == extra[1]
+    assert (rank.lists.length, rank.lists.keys, rank.lists.violating) == (published.length, 40, published.margin)
+    assert rank.likelihood_weight == published.likelihood_factor
+    shares = np.array([rank.pairs.body, rank.pairs.title, rank.pairs.query])
+    assert np.allclose(shares / shares.sum(), published.likelihood_weights, atol=0.01)
+    assert (fit.learning_rate, fit.weight_decay, fit.clip) == (
+        published.learning_rate, published.weight_decay, published.clip,
+    )  # fmt: skip
+    assert fit.warmup == published.warmup_share * fit.steps
+    assert rank.questions_per_step % (8 if method == "dgr" else 8 * published.batch) == 0, "eight processes share it"
+    assert config.mine.top_k == published.hits
+    assert config.search["smoothing"] == published.smoothing
 
 
 def test_the_table_is_complete():

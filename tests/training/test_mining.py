@@ -400,6 +400,15 @@ def test_teachers_that_are_asked_for_must_be_there(mined, questions, loaded):
         read_lists(mined, questions, tokenizer, grammar, teachers=["ranker"])
 
 
+def test_a_question_that_is_a_pseudo_query_already_counts_once(questions):
+    first = questions.positives[0][0]
+    passages = list(questions.passages)
+    passages[first] = dataclasses.replace(passages[first], queries=(questions.questions[0].text, "What else?"))
+    indexed = queries_without(dataclasses.replace(questions, passages=passages), [])[first]
+    assert indexed[:2] == [questions.questions[0].text, "What else?"]
+    assert len(indexed) == len(set(indexed)) == 1 + sum(first in rows for rows in questions.positives)
+
+
 def test_a_changed_file_is_refused(mined, questions, loaded):
     grammar, tokenizer = loaded
     mined.write_bytes(mined.read_bytes() + b"\0")

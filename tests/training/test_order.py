@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from gr_components.errors import ConfigError
 from gr_training.order import Turn
 
 
@@ -39,6 +40,11 @@ def test_rounds_and_processes_share_the_same_examples(rounds, processes):
     }
     assert draws == {position: Turn(7, 5).generator(position).random() for position in draws}
     assert len(set(draws.values())) == 12 * rounds
+
+
+def test_every_process_needs_an_example():
+    with pytest.raises(ConfigError, match="A step of 4 examples cannot be shared by 8 processes"):
+        Turn(seed=1, step=0, rank=3, num_processes=8).positions(4)
 
 
 def test_dropout_differs_between_steps_rounds_and_processes():

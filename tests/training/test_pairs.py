@@ -9,6 +9,7 @@ from gr_components.data import Passage, Question
 from gr_components.decoding.grammar import reserved_grammar
 from gr_components.errors import ConfigError
 from gr_components.tokenization import TextTokenizer
+from gr_training.generative.identifier_batches import GrammarConfig, grammar_for
 from gr_training.generative.pairs import PairSampler, PairsConfig
 from gr_training.sources import QuestionSet
 
@@ -48,6 +49,38 @@ def test_a_question_gets_spans_its_title_and_other_questions(tokenizer):
     assert pair.targets[4].tokens == [*tokenizer.encode(["Tower"])[0], stop]
     others = [[*ids, stop] for ids in tokenizer.encode(QUESTIONS[1:])]
     assert all(target.tokens in others for target in pair.targets[5:]), "never the question itself"
+
+
+def test_a_question_is_no_identifier_for_itself(tokenizer):
+    """Not as a pseudo-query of its passage, and not under another number."""
+    pseudo = ("who designed the enormous bells", "Who cast the bells?")
+    each = make_set(questions=[*QUESTIONS, "Who designed the ENORMOUS bells"], pseudo=pseudo)
+    drawn = [sampler(tokenizer, each).supervised(0, 0, np.random.default_rng(seed)) for seed in range(40)]
+    stop = tokenizer.special["sep"]
+    queries = {tuple(target.tokens) for pair in drawn for target in pair.targets if target.view.name == "query"}
+    assert queries == {(*ids, stop) for ids in tokenizer.encode([*QUESTIONS[1:], pseudo[1]])}
+
+
+def test_a_grammar_without_the_query_view(tokenizer):
+    grammar = grammar_for(GrammarConfig(), tokenizer, {}, query_view=False)
+    assert [view.name for view in grammar.views] == ["body", "title"]
+    assert "query" not in grammar.fields
+    drawn = PairSampler([make_set()], tokenizer, grammar, PairsConfig(query=0))
+    assert len(drawn.supervised(0, 0, np.random.default_rng(0)).targets) == 5
+    with pytest.raises(ConfigError, match=r"pairs\.query is 2"):
+        PairSampler([make_set()], tokenizer, grammar, PairsConfig())
+
+
+def test_a_passage_without_text_gives_its_title(tokenizer):
+    each = make_set()
+    each.passages[1] = Passage("b", "Tower", "")
+    drawn = sampler(tokenizer, each)
+    pair = drawn.supervised(0, 0, np.random.default_rng(0))
+    assert {target.view.name for target in pair.targets} == {"title", "query"}
+    for seed in range(20):
+        other = drawn.unsupervised(np.random.default_rng(seed))
+        assert other.source
+        assert all(target.tokens for target in other.targets)
 
 
 def test_spans_are_biased_to_the_words_of_the_question(tokenizer):

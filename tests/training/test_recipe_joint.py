@@ -1,10 +1,6 @@
 """`joint_generative`: gradients as the flags say, losses by hand, and the recipe on a tiny collection."""
 
 import math
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -276,7 +272,9 @@ def test_an_encoder_is_no_ranker(tmp_path: Path, recipe: dict[str, Any], tiny_en
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one(tmp_path: Path, recipe: dict[str, Any], gr_train: Any, done: Any) -> None:
+def test_two_processes_equal_one(
+    tmp_path: Path, recipe: dict[str, Any], gr_train: Any, done: Any, together: Any
+) -> None:
     """About a minute: one process, then the last stage again with two."""
     fit = {**FIT, "validate_every": 0}
     recipe["joint"] = {**recipe["joint"], "dropout": 0.0, "questions_per_step": 4, "fit": fit}
@@ -285,20 +283,8 @@ def test_two_processes_equal_one(tmp_path: Path, recipe: dict[str, Any], gr_trai
     stage = tmp_path / "run" / "joint-1"
     one = best(stage)
     stage.rename(tmp_path / "one")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    base = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    base |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "1"}
-    line = [sys.executable, "-m", "gr_training", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "run"),
-            "--device", "cpu", "--stage", "joint-1"]  # fmt: skip
-    processes = [subprocess.Popen(line, env={**base, "RANK": str(r), "LOCAL_RANK": str(r)}) for r in range(2)]
-    try:
-        assert [process.wait(timeout=250) for process in processes] == [0, 0]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+    out = ["--out", str(tmp_path / "run"), "--device", "cpu", "--stage", "joint-1"]
+    together(["-m", "gr_training", str(tmp_path / "recipe.yaml"), *out], 2)
     two = best(stage)
     assert one.keys() == two.keys()
     # Biases that shift all scores of a row or a list alike have no gradient but rounding, which Adam makes large.

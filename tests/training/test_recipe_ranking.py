@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from gr_components.data import Question, read_corpus, read_ids, read_qrels, write_corpus, write_questions
 from gr_components.errors import ConfigError, ProvenanceError
@@ -16,6 +17,7 @@ from gr_components.models.seq2seq.folder import load_seq2seq
 from gr_training.checkpoint import load_weights
 from gr_training.config import parse
 from gr_training.generative import ranking
+from gr_training.generative.rank_stage import RankBatches
 from gr_training.generative.ranking_lists import ListsConfig, draw, violating
 from gr_training.generative.ranking_loss import LossConfig
 from gr_training.recipes.dgr import Config as DGRConfig
@@ -90,22 +92,57 @@ def test_ltrgr_stage_by_stage_is_the_whole(tmp_path, recipe, gr_train, done):
     assert all(np.isfinite(losses))
 
 
-def test_dgr_two_rounds_and_a_killed_run(tmp_path, taught, gr_train, done):
+def test_dgr_two_rounds_and_a_killed_run(tmp_path, taught, gr_train, done, monkeypatch):
     taught = {**taught, "rounds": 2}
-    for name in ("whole", "killed"):
-        (tmp_path / name).mkdir()
     done(gr_train(tmp_path / "whole", taught))
     marks = sorted(path.parent.name for path in (tmp_path / "whole" / "run").glob("*/stage.json"))
     assert marks == ["calibrate", "mine-1", "mine-2", "rank-1", "rank-2", "teach-1", "teach-2", "train"]
-    # As killed in the last stage: its result and mark are not there, its checkpoint of step 2 is.
-    done(gr_train(tmp_path / "killed", taught))
-    stage = tmp_path / "killed" / "run" / "rank-2"
-    (stage / "stage.json").unlink()
-    shutil.rmtree(stage.parent / "calibrate")
+    make, seen = RankBatches.make, []
+
+    def killed(self, turn):
+        seen.append(turn.step)
+        if seen == [0, 1, 2, 3, 0, 1, 2]:  # in the third step of the second round
+            raise KeyboardInterrupt
+        return make(self, turn)
+
+    monkeypatch.setattr(RankBatches, "make", killed)
+    assert isinstance(gr_train(tmp_path / "killed", taught).exception, SystemExit)  # what click makes of it
+    assert not (tmp_path / "killed" / "run" / "rank-2" / "model").exists()
     done(gr_train(tmp_path / "killed", taught, "--resume"))
+    assert seen[7:] == [2, 3]
     best = [next((tmp_path / name / "run" / "rank-2").glob("best-*.safetensors")) for name in ("whole", "killed")]
     first, second = map(load_weights, best)
     assert all(np.array_equal(first[name], second[name]) for name in first)
+
+
+def test_a_trained_model_goes_on_only_with_the_same_settings(tmp_path, recipe, gr_train, done, monkeypatch):
+    done(gr_train(tmp_path / "first", recipe, "--stage", "train"))
+    model = str(tmp_path / "first" / "run" / "train" / "model")
+    recipe = {**{key: value for key, value in recipe.items() if key != "likelihood"}, "model": model}
+    make = RankBatches.make
+
+    def killed(self, turn):
+        if turn.step == 2:
+            raise KeyboardInterrupt
+        return make(self, turn)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RankBatches, "make", killed)
+        assert isinstance(gr_train(tmp_path / "second", recipe).exception, SystemExit)
+    result = gr_train(tmp_path / "second", recipe, "--resume", "--set", "pairs.title=5")
+    assert isinstance(result.exception, ProvenanceError)
+    assert "pairs_of_recipe differ" in str(result.exception)
+    done(gr_train(tmp_path / "second", recipe, "--resume"))
+
+
+@pytest.mark.slow
+def test_three_processes_share_the_work(tmp_path, taught, together):
+    """About a minute. What the first one mines and scores, the others find there."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(taught))
+    together(["-m", "gr_training", str(recipe), "--out", str(tmp_path / "run"), "--device", "cpu"], 3)
+    assert load_seq2seq(str(tmp_path / "run" / "model"), device="cpu").info["recipe"]["recipe"] == "dgr"
+    assert not list((tmp_path / "run").glob("*/.*.parts"))
 
 
 def test_scores_on_the_scale_of_roots(tmp_path, recipe, gr_train, done):
@@ -164,11 +201,38 @@ def test_a_plan_with_times(tmp_path, taught, gr_train, done):
         ({"likelihood": None}, "give either model"),
         ({"mined": ["nothing"]}, "mined names \\['nothing'\\]"),
         ({"teach": []}, "rank.loss.teachers names \\['vectors', 'words'\\]"),
+        ({"teach": [{"name": "words", "kind": "bm25"}] * 2}, "each teacher needs a name of its own"),
+        ({"search": {"beamz": 3}}, "beamz"),
+        ({"search": {"alpha": 1.0}}, "loss.alpha is 2, but the search has alpha 1"),
+        ({"search": {}, "mine": {"search": {"alpha": 3.0}}}, "loss.alpha is 2, but the search has alpha 3"),
     ],
 )
 def test_recipes_that_cannot_run(taught, change, message):
     with pytest.raises(ConfigError, match=message):
         parse(DGRConfig, {**taught, **change}, "x")
+
+
+def test_sets_need_names_of_their_own(taught):
+    with pytest.raises(ConfigError, match="each set needs a name of its own"):
+        parse(DGRConfig, {**taught, "data": taught["data"] * 2}, "x")
+
+
+def test_teachers_that_nobody_hears(taught, recipe):
+    with pytest.raises(ConfigError, match="Take teach out"):
+        parse(LTRGRConfig, {**recipe, "teach": taught["teach"]}, "x")
+
+
+def test_a_set_that_is_mined_must_be_there(tmp_path, recipe, gr_train):
+    gone = {**recipe["data"][0], "name": "gone", "corpus": "gone.jsonl", "optional": True}
+    result = gr_train(tmp_path, {**recipe, "data": [*recipe["data"], gone], "mined": ["gone"]})
+    assert isinstance(result.exception, ConfigError)
+    assert "mined names ['gone'], of which no question is left" in str(result.exception)
+
+
+def test_a_set_without_questions_is_not_mined(tmp_path, recipe, gr_train, done, collection):
+    empty = {**recipe["data"][0], "name": "empty", "ids": [str(collection / "validation.txt")]}  # all of them held out
+    done(gr_train(tmp_path, {**recipe, "data": [*recipe["data"], empty]}))
+    assert [path.name for path in (tmp_path / "run" / "mine-1").glob("*.gz")] == ["toy.candidates.jsonl.gz"]
 
 
 @pytest.mark.parametrize(

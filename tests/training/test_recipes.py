@@ -3,10 +3,6 @@
 import dataclasses
 import json
 import math
-import os
-import socket
-import subprocess
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -296,23 +292,14 @@ def test_a_wrong_recipe_names_all_its_problems(tmp_path, generator):
 
 
 @pytest.mark.slow
-def test_two_processes_train_the_same_dense_retriever_as_one(tmp_path, tiny_encoder, sources):
+def test_two_processes_train_the_same_dense_retriever_as_one(tmp_path, tiny_encoder, sources, together):
     recipe = {"recipe": "dpr", "model": str(tiny_encoder), **sources, "questions_per_step": 6, "num_negatives": 2,
               "max_passage_tokens": 48, "dropout": 0.0, "fit": {**FIT, "steps": 4}}  # fmt: skip
     (tmp_path / "one").mkdir()
     one = trained(tmp_path / "one", recipe)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    base = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    base |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "1"}
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe))
-    command_line = [sys.executable, "-m", "gr_training", str(path), "--out", str(tmp_path / "two"), "--device", "cpu"]
-    processes = [
-        subprocess.Popen(command_line, env={**base, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(2)
-    ]
-    assert [process.wait(timeout=250) for process in processes] == [0, 0]
+    together(["-m", "gr_training", str(path), "--out", str(tmp_path / "two"), "--device", "cpu"], 2)
     first, second = (load_weights(folder / "model.safetensors") for folder in (one, tmp_path / "two" / "model"))
     start = load_weights(tiny_encoder / "model.safetensors")
     assert first.keys() == second.keys()

@@ -10,6 +10,7 @@ from gr_components.errors import ConfigError, DataError
 from gr_components.progress import Console
 from gr_training.card import RESTRICTED, DataUse, Provenance, describe, licence_of
 from gr_training.config import parse
+from gr_training.generative.search_validation import training_questions
 from gr_training.sources import (
     HeldOutConfig,
     SourceConfig,
@@ -94,6 +95,17 @@ def test_validation_does_not_search_its_own_questions(sources, tmp_path, collect
     loaded = load_validation(parse(ValidationConfig, {**sources["validation"], "corpus": corpus}, "x"), (), report)
     assert loaded.passages[0].queries == ("What is old here?",)
     assert report.seen == [("held out", {"set": "validation", "pseudo_queries_dropped": 2})]
+
+
+def test_validation_never_finds_its_questions_among_pseudo_queries(sources, collection):
+    """Even where the recipe trains on them and holds nothing out."""
+    everything = {**sources["data"][0], "ids": []}
+    sets = load_sources([parse(SourceConfig, everything, "x")])
+    validation = load_validation(parse(ValidationConfig, sources["validation"], "x"))
+    asked = training_questions(sets, validation)
+    texts = {query for several in asked.values() for query in several}
+    assert texts == {question.text for question in sets[0].questions} - {q.text for q in validation.questions}
+    assert len(texts) > 50
 
 
 def test_optional_sets_may_be_missing_and_others_not(sources):

@@ -86,6 +86,19 @@ def check_divisible(batch_size: int, name: str) -> None:
         raise ConfigError(msg)
 
 
+def check_shared(batch_size: int, name: str) -> None:
+    """
+    Make sure that every process gets an example.
+
+    :param batch_size: Examples of one round over all processes.
+    :param name: The setting, for the message.
+    :raises ConfigError: If there are fewer than processes.
+    """
+    if batch_size < num_processes():
+        msg = f"{name} is {batch_size}, fewer than the {num_processes()} processes. Raise it, or start fewer processes."
+        raise ConfigError(msg)
+
+
 @lru_cache(maxsize=1)
 def _waiting_group(world: dist.ProcessGroup) -> dist.ProcessGroup:
     """

@@ -12,6 +12,8 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from gr_components.errors import ConfigError
+
 _ORDER, _EXAMPLE, _DROPOUT = 0, 1, 2
 
 
@@ -40,7 +42,11 @@ class Turn:
         Positions, in the endless sequence, of this process's examples.
 
         :param batch_size: Examples of one round over all processes.
+        :raises ConfigError: If there are fewer than processes.
         """
+        if batch_size < self.num_processes:
+            msg = f"A step of {batch_size} examples cannot be shared by {self.num_processes} processes. Raise its size."
+            raise ConfigError(msg)
         first = (self.step * self.num_rounds + self.round) * batch_size
         return np.arange(first + self.rank, first + batch_size, self.num_processes, dtype=np.int64)
 

@@ -44,15 +44,16 @@ def grammar_for(config: GrammarConfig, tokenizer: TextTokenizer, info: dict[str,
     :param config: For a model without a grammar.
     :param tokenizer: The model's tokenizer.
     :param info: The model's `gr_model.json`.
-    :param query_view: Whether a grammar with markers has pseudo-queries.
+    :param query_view: Whether the grammar that is made has pseudo-queries.
     """
     if info.get("grammar"):
         return Grammar.from_dict(info["grammar"])
     if config.layout == "markers":
         return marker_grammar(tokenizer, query_view=query_view)
     return reserved_grammar(
-        tokenizer, body_tokens=config.body_tokens, title_tokens=config.title_tokens, query_tokens=config.query_tokens
-    )
+        tokenizer, query_view=query_view, body_tokens=config.body_tokens, title_tokens=config.title_tokens,
+        query_tokens=config.query_tokens,
+    )  # fmt: skip
 
 
 class IdentifierBatches:

@@ -229,7 +229,7 @@ def train_jointly(config: JointConfig, inputs: RankInputs, run: Run, previous: P
             lambda m, batch: joint_loss(m, batch, config, work.reference), config.fit,
             folder=run.out, resume=run.resume, device=run.device, report=run.report,
             validate=lambda m: _validate(m, search, inputs.validation, start.serving_tokens), metric="nDCG@10",
-            identity=identity(config, [inputs.hashes(), hashes]),
+            identity={**identity(config, [inputs.hashes(), hashes]), **inputs.settings()},
         )  # fmt: skip
         publish_retriever(inputs, work, progress, run)
         _publish_ranker(inputs, ranker, start, search, work.model, progress, run)

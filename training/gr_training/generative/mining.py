@@ -19,7 +19,7 @@ import numpy as np
 from pydantic import Field
 
 from gr_components.data import Candidate, Key, normalise
-from gr_components.data.candidates import candidate_line, is_current, path_hash
+from gr_components.data.candidates import candidate_line, path_hash
 from gr_components.decoding.engine import GenerativeEngine
 from gr_components.decoding.grammar import read_grammar
 from gr_components.decoding.results import Matches
@@ -33,7 +33,7 @@ from gr_training.distributed import main_first
 from gr_training.fitting import Count, Natural
 from gr_training.generative.search_validation import build_index, search_config
 from gr_training.mining.labels import LabelBy, Labels
-from gr_training.mining.parts import Parts
+from gr_training.mining.parts import Parts, is_wanted
 from gr_training.sources import QuestionSet, local_file
 
 _PART = 256
@@ -100,7 +100,7 @@ def mine_generative(
         "model_sha256": hashes[str(folder)], "tokenizer": tokenizer.fingerprint, "grammar": _plain(grammar.to_dict()),
     }  # fmt: skip
     with main_first():
-        if not resume or not is_current(path, made_by):
+        if is_wanted(path, made_by, resume=resume):
             loaded = load_seq2seq(str(folder), device=device, dtype=config.dtype)
             engine = GenerativeEngine(loaded.decoder, tokenizer, grammar, search)
             counts = _Miner(engine, questions, config).write(
@@ -157,7 +157,7 @@ def queries_without(questions: QuestionSet, held_out: Sequence[int]) -> list[lis
     for question, rows in zip(questions.questions, questions.positives, strict=True):
         for row in rows:
             queries[row].append(question.text)
-    return [[query for query in several if normalise(query) not in forbidden] for several in queries]
+    return [[query for query in dict.fromkeys(several) if normalise(query) not in forbidden] for several in queries]
 
 
 class _Miner:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from gr_components.data import normalise
 from gr_components.decoding.grammar import BODY, QUERY, TITLE, Grammar, View
 from gr_components.errors import ConfigError
 from gr_components.tokenization import TextTokenizer
@@ -114,8 +115,8 @@ class PairSampler:
         self._continues_V = tokenizer.continuation_V
         self._common_V = np.array([_is_common(tokenizer.token(i)) for i in range(tokenizer.vocabulary_size)])
         self._idf = [_inverse_frequency(each.texts, tokenizer.vocabulary_size) for each in self._sets]
-        sizes = np.array([each.weight * len(each.passages) for each in sets], dtype=np.float64)
-        self._share = np.cumsum(sizes / sizes.sum())
+        sizes = np.array([each.weight * len(s.with_text) for each, s in zip(sets, self._sets, strict=True)])
+        self._share = np.cumsum(sizes / max(sizes.sum(), 1e-9))
 
     def supervised(self, number: int, row: int, generator: np.random.Generator) -> Pair:
         """
@@ -129,7 +130,7 @@ class PairSampler:
         positives = each.positives[row]
         passage = positives[int(generator.integers(len(positives)))]
         question = each.questions[row]
-        others = [each.questions[other] for other in each.questions_of[passage] if other != row]
+        others = each.queries(passage, without=each.question_words[row])
         chances = self._chances(question, each.texts[passage], number)
         spans = [self._span(each.texts[passage], chances, generator) for _ in range(self._num_targets)]
         return Pair(question[: self.config.max_source], self._targets(number, passage, spans, others, generator))
@@ -143,7 +144,7 @@ class PairSampler:
         config = self.config
         number = min(int(np.searchsorted(self._share, generator.random(), side="right")), len(self._sets) - 1)
         each = self._sets[number]
-        passage = int(generator.integers(len(each.texts)))
+        passage = each.with_text[int(generator.integers(len(each.with_text)))]
         text = each.texts[passage]
         length = int(generator.integers(6, 25))
         start = int(generator.integers(max(1, len(text) - length)))
@@ -158,7 +159,7 @@ class PairSampler:
             else self._span(text, chances, generator)
             for _ in range(self._num_targets)
         ]  # fmt: skip
-        others = [each.questions[row] for row in each.questions_of[passage]]
+        others = each.queries(passage)
         return Pair(source, self._targets(number, passage, spans, others, generator))
 
     @property
@@ -171,11 +172,10 @@ class PairSampler:
         config, each = self.config, self._sets[number]
         targets = [Target(self._views[BODY], span) for span in spans]
         first = config.body
-        if each.titles[passage]:
-            for place in range(first, first + config.title):
+        if each.titles[passage] and TITLE in self._views:
+            for place in range(first if each.texts[passage] else 0, first + config.title):
                 targets[place] = _completed(self._views[TITLE], each.titles[passage])
         first += config.title
-        others = others + each.pseudo[passage]
         if others:
             for place in range(first, first + config.query):
                 chosen = others[int(generator.integers(len(others)))]
@@ -217,15 +217,30 @@ class _TokenizedSet:
             return tokenizer.encode([" " + text.strip() for text in texts] if spaced else list(texts))
 
         self.texts = encode([passage.text for passage in each.passages])
+        self.with_text = [row for row, ids in enumerate(self.texts) if ids]
         self.titles = encode([passage.title for passage in each.passages])
         self.titles = [ids if p.title.strip() else [] for ids, p in zip(self.titles, each.passages, strict=True)]
         self.questions = encode([question.text for question in each.questions])
         self.positives = each.positives
         self.pseudo = [encode(passage.queries) if passage.queries else [] for passage in each.passages]
-        self.questions_of: list[list[int]] = [[] for _ in each.passages]
+        self.question_words = [normalise(question.text) for question in each.questions]
+        self._pseudo_words = [[normalise(query) for query in passage.queries] for passage in each.passages]
+        self._questions_of: list[list[int]] = [[] for _ in each.passages]
         for row, passages in enumerate(each.positives):
             for passage in passages:
-                self.questions_of[passage].append(row)
+                self._questions_of[passage].append(row)
+
+    def queries(self, passage: int, without: str | None = None) -> list[list[int]]:
+        """
+        Return the questions about a passage and its pseudo-queries.
+
+        :param passage: Row of the passage.
+        :param without: Words that none of them may consist of: a question is no identifier for itself.
+        """
+        rows = self._questions_of[passage]
+        asked = [self.questions[row] for row in rows if self.question_words[row] != without]
+        pseudo = zip(self.pseudo[passage], self._pseudo_words[passage], strict=True)
+        return asked + [query for query, words in pseudo if words != without]
 
 
 def _completed(view: View, tokens: Sequence[int]) -> Target:

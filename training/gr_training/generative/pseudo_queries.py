@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from gr_components.data import Passage, Question, normalise, read_corpus, write_corpus
-from gr_components.data.candidates import is_current, path_hash, write_sidecar
+from gr_components.data.candidates import path_hash, write_sidecar
 from gr_components.data.files import read_objects
 from gr_components.errors import DataError
 from gr_components.models.description import read_description
@@ -28,7 +28,7 @@ from gr_training.fitting import Count
 from gr_training.generative.question_generator import QuestionLayout, QuestionSampler, SamplingConfig
 from gr_training.held_out import without_leaking_queries, without_leaks
 from gr_training.mining.lists import dense_search, lexical_search
-from gr_training.mining.parts import Parts
+from gr_training.mining.parts import Parts, is_wanted
 from gr_training.sources import QuestionSet, local_file
 
 _PART = 256
@@ -113,13 +113,13 @@ def generate_queries(
     if retrieve is not None:
         made_by["retrieve"] = f"{retrieve.__module__}.{getattr(retrieve, '__qualname__', type(retrieve).__name__)}"
     with main_first():
-        if not resume or not is_current(path, made_by):
+        if is_wanted(path, made_by, resume=resume):
             passages, dropped = without_leaking_queries(forbidden, read_corpus(file))
             if not passages:
                 msg = f"'{file}' has no passages to write questions about."
                 raise DataError(msg)
             sampled = path.with_name("sampled.jsonl.gz")
-            if not resume or not is_current(sampled, drawn):
+            if is_wanted(sampled, drawn, resume=resume):
                 _sample(passages, config.sampling, inputs, Parts(
                     sampled, drawn, inputs.hashes, resume=resume, report=report), device, report)  # fmt: skip
             queries, counts = _kept(passages, _read(sampled), config, forbidden, retrieve, report)

@@ -27,7 +27,7 @@ from gr_components.models.seq2seq.folder import save_seq2seq
 from gr_components.models.seq2seq.model import Seq2SeqModel
 from gr_components.tokenization import TextTokenizer
 from gr_training.card import Provenance, describe, used
-from gr_training.config import STRICT_KEYS, checked_dataclass
+from gr_training.config import STRICT_KEYS, checked_dataclass, to_plain
 from gr_training.fitting import Count, FitConfig, Natural
 from gr_training.generative.identifier_batches import IdentifierBatches
 from gr_training.generative.key_scores import KeyBatches, key_log_probs
@@ -55,6 +55,7 @@ class RankConfig:
     :param loss: The ranking loss.
     :param questions_per_step: Questions of each round.
     :param likelihood_weight: Weight of the likelihood term; 0 leaves it out.
+    :param pairs: Which identifiers that term draws; null for those of the recipe.
     :param chunk: Identifiers that are scored at a time with gradient caching, for long lists on small devices; 0 scores
         all at once.
     :param dropout: Of hidden states.
@@ -66,6 +67,7 @@ class RankConfig:
     loss: LossConfig
     questions_per_step: Count = 6
     likelihood_weight: Annotated[float, Field(ge=0)]
+    pairs: PairsConfig | None = None
     chunk: Natural = 0
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     lora: LoraConfig | None = None
@@ -265,6 +267,10 @@ class RankInputs:
         """Return the hashes of the mined lists by path."""
         return {str(path): file_hash(path) for path in self.candidates.values()}
 
+    def settings(self) -> dict[str, Any]:
+        """Return what a checkpoint depends on besides the stage's own settings and the lists, as plain values."""
+        return {"pairs_of_recipe": to_plain(self.pairs), "search": dict(self.search)}
+
     def provenance(self, task: str, base_model: str, progress: Progress) -> Provenance:
         """
         Say how a model came about.
@@ -315,7 +321,8 @@ def rank(config: RankConfig, inputs: RankInputs, run: Run) -> Path:
         progress = fit(
             work.model, work.batches.make, lambda m, batch: rank_loss(m, batch, config, work.reference), config.fit,
             folder=run.out, resume=run.resume, device=run.device, report=run.report,
-            validate=search.evaluate, metric="nDCG@10", identity=identity(config, [inputs.hashes()]),
+            validate=search.evaluate, metric="nDCG@10",
+            identity={**identity(config, [inputs.hashes()]), **inputs.settings()},
         )  # fmt: skip
     publish_retriever(inputs, work, progress, run)
     return run.model
@@ -335,7 +342,9 @@ def begin(config: RankConfig, inputs: RankInputs, run: Run, reader: PassageReade
     started = start_seq2seq(start, list, lambda t: np.ones(1), config.fit.seed)
     tokenizer, grammar = started.tokenizer, Grammar.from_dict(started.info["grammar"])
     lists, places = _read(config, inputs, tokenizer, grammar, () if reader else config.loss.teachers)
-    sampler = PairSampler(inputs.sets, tokenizer, grammar, inputs.pairs) if config.likelihood_weight else None
+    sampler = (
+        PairSampler(inputs.sets, tokenizer, grammar, config.pairs or inputs.pairs) if config.likelihood_weight else None
+    )
     sources = tokenizer.encode([inputs.sets[number].questions[row].text for number, row in places])
     batches = RankBatches(config, lists, places, sources, sampler, tokenizer, grammar, reader)
     reference = 1.0 if config.loss.scale == "raw" else reference_score(lists)

@@ -27,12 +27,13 @@ from typing import Any, Literal
 from gr_components.data.files import writing
 from gr_components.decoding.config import SearchConfig
 from gr_components.decoding.grammar import Grammar
+from gr_components.errors import ConfigError
 from gr_components.models.description import read_description, write_description
 from gr_components.models.resolve import resolve_model
 from gr_components.models.seq2seq.folder import LoadedSeq2Seq, load_seq2seq
 from gr_training import estimate
 from gr_training.config import STRICT_KEYS, checked_dataclass, to_plain
-from gr_training.distributed import main_first
+from gr_training.distributed import check_shared, main_first
 from gr_training.distributed import rank as rank_of_process
 from gr_training.fitting import Count, FitConfig, Fraction
 from gr_training.generative.identifier_batches import GrammarConfig
@@ -41,7 +42,7 @@ from gr_training.generative.pair_files import PairFileConfig, write_pairs
 from gr_training.generative.pairs import PairsConfig
 from gr_training.generative.pseudo_query_stages import PseudoQueriesConfig, PseudoQueryStages, replace_corpora
 from gr_training.generative.rank_stage import RankConfig, RankInputs, rank
-from gr_training.generative.search_validation import SearchValidation, training_questions
+from gr_training.generative.search_validation import SearchValidation, search_config, training_questions
 from gr_training.mining.teachers import TeacherConfig, teach
 from gr_training.recipes import minder
 from gr_training.run import Run, publish
@@ -126,6 +127,23 @@ class ChainConfig:
         if self.search and self.mine.search:
             msg = "set search for validation and mining alike, and leave mine.search out."
             raise ValueError(msg)
+        names = [source.name for source in self.data]
+        if len(set(names)) < len(names):
+            msg = f"data: each set needs a name of its own, got {names}."
+            raise ValueError(msg)
+        search_config(self.search), search_config(self.mine.search)
+
+    def check_alpha(self, alpha: float) -> None:
+        """
+        Make sure that training scores passages as the search does.
+
+        :param alpha: Exponent of identifiers' weights in training.
+        :raises ValueError: If the search has another one.
+        """
+        searched = search_config(self.mine.search or self.search).alpha
+        if searched != alpha:
+            msg = f"loss.alpha is {alpha:g}, but the search has alpha {searched:g}. Set both alike."
+            raise ValueError(msg)
 
 
 @checked_dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
@@ -142,7 +160,14 @@ class RankingConfig(ChainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.check_alpha(self.rank.loss.alpha)
         taught, wanted = {teacher.name for teacher in self.teach}, set(self.rank.loss.teachers)
+        if len(taught) < len(self.teach):
+            msg = f"teach: each teacher needs a name of its own, got {[teacher.name for teacher in self.teach]}."
+            raise ValueError(msg)
+        if taught and not wanted:
+            msg = f"teach has {sorted(taught)}, but loss.kind {self.rank.loss.kind} reads labels alone. Take teach out."
+            raise ValueError(msg)
         if not wanted <= taught:
             msg = f"rank.loss.teachers names {sorted(wanted - taught)}, but teach has only {sorted(taught)}."
             raise ValueError(msg)
@@ -201,7 +226,11 @@ def train_chain(config: ChainConfig, ending: Ending, run: Run, only: str | None)
     :param run: Where and how.
     :param only: Name of the one stage to run; None runs all and puts the last models into `run.out`.
     :returns: The folder of the generative retriever, or of the stage.
+    :raises ConfigError: If a step has fewer examples than there are processes.
     """
+    check_shared(ending.config.questions_per_step, f"{ending.name}.questions_per_step")
+    if config.likelihood is not None:
+        check_shared(config.likelihood.sources_per_step, "likelihood.sources_per_step")
     run_stages(chain_stages(config, ending), run, only)
     if only is not None:
         return run.out / only
@@ -349,8 +378,12 @@ class _Chain:
         return resolve_model(self._config.model)
 
     def _sets(self, run: Run) -> list[QuestionSet]:
-        chosen = self._config.mined
-        return [each for each in self._data(run)[0] if not chosen or each.name in chosen]
+        chosen, sets = self._config.mined, self._data(run)[0]
+        found = [each for each in sets if each.questions and (not chosen or each.name in chosen)]
+        if not found:
+            msg = f"mined names {list(chosen)}, of which no question is left; there are {[each.name for each in sets]}."
+            raise ConfigError(msg)
+        return found
 
     def _mine(self, run: Run, before: str) -> None:
         config = self._config.mine
@@ -420,14 +453,15 @@ class _Minutes:
         beams = int((mine.search or self._config.search).get("beams", SearchConfig().beams))
         if not mine.questions:
             return None
-        return estimate.search_minutes(self._shape(), mine.questions, beams, _DECODING_STEPS)
+        return estimate.search_minutes(self._shape(), self._num_sets * mine.questions, beams, _DECODING_STEPS)
 
     def teach(self) -> float | None:
         mine, total = self._config.mine, 0.0
         for teacher in self._ending.teach:
             if teacher.model is not None:
                 shape = estimate.shape_of(teacher.model)
-                minutes = estimate.scoring_minutes(shape, mine.questions * mine.top_k) if mine.questions else None
+                pairs = self._num_sets * mine.questions * mine.top_k
+                minutes = estimate.scoring_minutes(shape, pairs) if pairs else None
                 if minutes is None:
                     return None
                 total += minutes
@@ -440,6 +474,10 @@ class _Minutes:
             self._shape(), rank.fit.steps, questions, rank.lists.length, rank.lists.keys, rank.lora is not None
         )
         return None if own is None or more is None else own + more
+
+    @property
+    def _num_sets(self) -> int:
+        return len(self._config.mined or self._config.data)
 
     def _shape(self) -> estimate.Shape | None:
         likelihood = self._config.likelihood

@@ -24,6 +24,7 @@ from gr_components.models.seq2seq.torch_decoder import TorchDecoder
 from gr_components.progress import Reporter
 from gr_components.tokenization import TextTokenizer
 from gr_training.generative.list_calibration import fit_calibration, log_loss
+from gr_training.held_out import without_leaks
 from gr_training.sources import QuestionSet
 
 _MEASURES = ("nDCG@10", "Success@1", "R@10")
@@ -125,7 +126,8 @@ class SearchValidation:
     @cached_property
     def _index(self) -> SuffixIndex:
         passages = self._questions.passages
-        queries = [(*passage.queries, *self._queries.get(passage.id, ())) for passage in passages]
+        several = [(*passage.queries, *self._queries.get(passage.id, ())) for passage in passages]
+        queries = [tuple(dict.fromkeys(each)) for each in several]
         return build_index(passages, queries, self._tokenizer, self._grammar, self._folder / "segment")
 
 
@@ -171,14 +173,20 @@ def training_questions(sets: Sequence[QuestionSet], validation: QuestionSet) -> 
     """
     Return training questions by the passages that validation searches: the pseudo-queries that its index will have.
 
+    None holds a validation question, whatever the recipe holds out.
+
     :param sets: Training sets.
     :param validation: Validation questions and the passages they search.
     """
     known = {passage.id for passage in validation.passages}
+    asked = [
+        (each.passages[row].id, question.text)
+        for each in sets
+        for question, rows in zip(each.questions, each.positives, strict=True)
+        for row in rows
+        if each.passages[row].id in known
+    ]
     found: dict[str, list[str]] = {}
-    for each in sets:
-        for question, rows in zip(each.questions, each.positives, strict=True):
-            for row in rows:
-                if each.passages[row].id in known:
-                    found.setdefault(each.passages[row].id, []).append(question.text)
+    for passage, text in without_leaks([q.text for q in validation.questions], asked, lambda pair: pair[1]):
+        found.setdefault(passage, []).append(text)
     return found

@@ -14,10 +14,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gr_components.data.candidates import write_sidecar
+from gr_components.data.candidates import is_current, write_sidecar
 from gr_components.data.files import write_objects, writing
 from gr_components.errors import DISK_FULL, DataError
 from gr_components.progress import Reporter, Silent
+from gr_training.distributed import rank
+
+
+def is_wanted(path: Path, made_by: Mapping[str, Any], *, resume: bool) -> bool:
+    """
+    Say whether a result is to be made, inside `main_first`: the processes after the first one find it made.
+
+    :param path: The result.
+    :param made_by: How it would be made.
+    :param resume: Whether one that is there and still true is kept.
+    """
+    return (not resume and rank() == 0) or not is_current(path, made_by)
 
 
 class Parts:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gr_components.data import Candidate, check_inputs, read_run, searchable_text
-from gr_components.data.candidates import candidate_line, file_hash, is_current, path_hash
+from gr_components.data.candidates import candidate_line, file_hash, path_hash
 from gr_components.errors import ConfigError, DataError
 from gr_components.indexes.lexical import Analysis, LexicalIndex
 from gr_components.models.pair_scorer import load_pair_scorer
@@ -28,7 +28,7 @@ from gr_training.config import STRICT_KEYS, checked_dataclass, to_plain
 from gr_training.distributed import main_first
 from gr_training.fitting import Count
 from gr_training.mining.candidate_lists import check_set, lists_of
-from gr_training.mining.parts import Parts
+from gr_training.mining.parts import Parts, is_wanted
 from gr_training.sources import QuestionSet, local_file
 
 _PART, _AT_ONCE = 64, 8
@@ -122,7 +122,7 @@ def teach(
         "mined": sidecar["made_by"].get("mined", sidecar["made_by"]),
     }
     with main_first():
-        if not resume or not is_current(target, made_by):
+        if is_wanted(target, made_by, resume=resume):
             parts = Parts(target, made_by, hashes, resume=resume, report=report)
             scorers: dict[str, _Scorer] = {t.name: _scorer(t, questions, device) for t in teachers}
             scorers |= {name: _Function(call, questions) for name, call in functions.items()}

@@ -29,6 +29,10 @@ class Config(ChainConfig):
     recipe: Literal["joint_generative"] = "joint_generative"
     joint: JointConfig
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_alpha(self.joint.loss.alpha)
+
 
 def train(config: Config, run: Run, only: str | None = None) -> Path:
     """

@@ -27,7 +27,7 @@ from gr_training.fitting import Count, FitConfig, Fraction
 from gr_training.generative.identifier_batches import GrammarConfig, IdentifierBatches, grammar_for, identifier_loss
 from gr_training.generative.pair_files import PairFile, read_pairs
 from gr_training.generative.pairs import Pair, PairSampler, PairsConfig
-from gr_training.generative.search_validation import SearchValidation, training_questions
+from gr_training.generative.search_validation import SearchValidation, search_config, training_questions
 from gr_training.loop import fit
 from gr_training.order import Turn
 from gr_training.run import Run, identity, publish
@@ -73,6 +73,9 @@ class Config:
     sources_per_step: Count = 16
     weights: Literal["float32", "float16", "int8"] = "float32"
     fit: FitConfig
+
+    def __post_init__(self) -> None:
+        search_config(self.search)
 
 
 def train(config: Config, run: Run, *, calibrated: bool = True) -> Path:

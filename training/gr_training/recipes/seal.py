@@ -22,6 +22,7 @@ class Config(minder.Config):
     pairs: PairsConfig = field(default_factory=lambda: PairsConfig(query=0))
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.pairs.query:
             msg = f"pairs.query is {self.pairs.query}: SEAL has no query view. Set it to 0, or use the recipe minder."
             raise ValueError(msg)
