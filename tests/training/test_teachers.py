@@ -57,6 +57,7 @@ def test_teachers_side_by_side_score_title_and_text(mined, questions, tiny_ranke
     several = [
         config(name="ranker", kind="cross_encoder", model=str(tiny_ranker_model)),
         config(name="dense", kind="bi_encoder", model=MINILM),
+        config(name="e5", kind="bi_encoder", model=MINILM, query_prefix="query: ", passage_prefix="passage: "),
         config(name="file", kind="run", run=str(tmp_path / "a.run")),
     ]
     path = teach(mined, tmp_path / "taught.jsonl.gz", several, questions, functions={"overlap": overlap}, device="cpu")
@@ -64,7 +65,7 @@ def test_teachers_side_by_side_score_title_and_text(mined, questions, tiny_ranke
     assert [(c.query, c.document, c.rank, c.score, c.label, c.keys) for c in before] == [
         (c.query, c.document, c.rank, c.score, c.label, c.keys) for c in after
     ]
-    assert all(list(c.teachers) == ["ranker", "dense", "file", "overlap"] for c in after)
+    assert all(list(c.teachers) == ["ranker", "dense", "e5", "file", "overlap"] for c in after)
     text_of = {p.id: searchable_text(p.title, p.text) for p in questions.passages}
     asked = {q.id: q.text for q in questions.questions}
     pairs = [(asked[c.query], text_of[c.document]) for c in after]
@@ -73,13 +74,16 @@ def test_teachers_side_by_side_score_title_and_text(mined, questions, tiny_ranke
     encoder = load_text_encoder(MINILM, device="cpu")
     vectors = [encoder.encode([pair[side] for pair in pairs[:12]]) for side in (0, 1)]
     assert [c.teachers["dense"] for c in after[:12]] == pytest.approx((vectors[0] * vectors[1]).sum(axis=1), abs=1e-4)
+    vectors = [encoder.encode([pair[side] for pair in pairs[:12]], prefix=name)
+               for side, name in enumerate(("query: ", "passage: "))]  # fmt: skip
+    assert [c.teachers["e5"] for c in after[:12]] == pytest.approx((vectors[0] * vectors[1]).sum(axis=1), abs=1e-4)
     assert [c.teachers["file"] for c in after] == [float(c.document[1:]) for c in after]
     assert [c.teachers["overlap"] for c in after] == overlap(pairs)
     made_by = check_inputs(path)["made_by"]
     assert made_by["mined"] == {"stage": "mine"}
     # A third file on top keeps what the second has.
     more = teach(path, tmp_path / "more.jsonl.gz", [], questions, functions={"again": overlap})
-    assert set(next(read_candidates(more)).teachers) == {"ranker", "dense", "file", "overlap", "again"}
+    assert set(next(read_candidates(more)).teachers) == {"ranker", "dense", "e5", "file", "overlap", "again"}
     assert check_inputs(more)["made_by"]["mined"] == {"stage": "mine"}
 
 
@@ -168,6 +172,8 @@ def test_what_does_not_fit_is_refused(mined, questions, tmp_path):
         config(kind="run", model="x")
     with pytest.raises(ConfigError, match="kind 'bm25' needs neither model nor run"):
         config(kind="bm25", run="x")
+    with pytest.raises(ConfigError, match="query_prefix and passage_prefix are for teachers of kind 'bi_encoder'"):
+        config(kind="bm25", query_prefix="query: ")
     with pytest.raises(ConfigError, match="kind 'bi_encoder' needs model, got none"):
         config(kind="bi_encoder")
     mined.write_bytes(mined.read_bytes() + b"\0")

@@ -36,7 +36,7 @@ def command(
     if not dry_run:
         tune_malloc()
     # Imports torch, which must not happen before the process has its final environment.
-    from gr_training.distributed import rank, start
+    from gr_training.distributed import rank, start, wait_for_main
 
     data = load_raw(recipe, overrides)
     module = recipe_module(data.get("recipe"), str(recipe))
@@ -55,6 +55,7 @@ def command(
         folders = [each.name for each in module.stages(config)] if hasattr(module, "stages") else []
         folders += getattr(module, "RESULTS", [])
         prepare(out, config, resume=resume or stage is not None, restart=restart, folders=folders)
+    wait_for_main()  # until what a restart throws away is gone
     run = Run(out=out, resume=resume, device=device, report=Console() if rank() == 0 else Silent())
     folder = module.train(config, run, stage) if stage is not None else module.train(config, run)
     click.echo(str(folder))

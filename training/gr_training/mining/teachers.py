@@ -47,6 +47,9 @@ class TeacherConfig:
         (scores from a file in TREC's format).
     :param model: The model, for encoders.
     :param run: The file, for runs.
+    :param query_prefix: Put in front of each question for a bi-encoder; None for the prompt that the model names for
+        queries, if any. E5, for example, wants `query: ` and `passage: ` and does not say so in its files.
+    :param passage_prefix: Likewise in front of each passage.
     :param similarity: Of a bi-encoder's vectors.
     :param missing: What a run that lacks a candidate means: an error, or the lowest score that the run has for the
         question.
@@ -60,6 +63,8 @@ class TeacherConfig:
     kind: Literal["cross_encoder", "bi_encoder", "bm25", "run"]
     model: str | None = None
     run: str | None = None
+    query_prefix: str | None = None
+    passage_prefix: str | None = None
     similarity: Literal["cosine", "dot"] = "cosine"
     missing: Literal["refuse", "lowest"] = "refuse"
     batch_size: Count = 32
@@ -70,6 +75,9 @@ class TeacherConfig:
     def __post_init__(self) -> None:
         wanted = {"run": "run", "bm25": None}.get(self.kind, "model")
         given = [name for name in ("model", "run") if getattr(self, name) is not None]
+        if self.kind != "bi_encoder" and (self.query_prefix, self.passage_prefix) != (None, None):
+            msg = f"query_prefix and passage_prefix are for teachers of kind 'bi_encoder'; '{self.name}' is none."
+            raise ValueError(msg)
         if given != ([wanted] if wanted else []):
             msg = f"a teacher of kind '{self.kind}' needs {wanted or 'neither model nor run'}, got {given or 'none'}."
             raise ValueError(msg)
@@ -229,6 +237,10 @@ class _BiEncoder(_Scorer):
             str(config.model), device=device, dtype=config.dtype, max_length=config.max_length
         )
         self._config = config
+        named: tuple[tuple[Literal["query", "document"], str | None], ...] = (
+            ("query", config.query_prefix), ("document", config.passage_prefix),
+        )  # fmt: skip
+        self._prefix = {role: self._model.prompt(role) if prefix is None else prefix for role, prefix in named}
         self._passages: dict[int, npt.NDArray[np.float32]] = {}
 
     def score(self, rows: Sequence[Row]) -> Sequence[float]:
@@ -244,7 +256,7 @@ class _BiEncoder(_Scorer):
         self._model.close()
 
     def _encoded(self, texts: list[str], role: Literal["query", "document"]) -> npt.NDArray[np.float32]:
-        vectors_NE = self._model.encode(texts, prefix=self._model.prompt(role), batch_size=self._config.batch_size)
+        vectors_NE = self._model.encode(texts, prefix=self._prefix[role], batch_size=self._config.batch_size)
         if self._config.similarity == "dot":
             return vectors_NE
         norms_N1 = np.linalg.norm(vectors_NE, axis=1, keepdims=True)
