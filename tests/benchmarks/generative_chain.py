@@ -179,8 +179,8 @@ def surface(collection: Collection, first: Path, seed: int, plot: Path | None) -
     sets, report = load_sources(config.data, config.held_out), Console()
     mined = {each.name: first / "mine-1" / f"{each.name}.candidates.jsonl.gz" for each in sets}
     inputs = RankInputs(
-        model=first / "train" / "model", candidates=mined, sets=sets, validation=load_validation(config.validation, config.held_out), pairs=config.pairs,
-        search=config.search, recipe={},
+        model=first / "train" / "model", candidates=mined, sets=sets, pairs=config.pairs, search=config.search,
+        validation=load_validation(config.validation, config.held_out), recipe={},
     )  # fmt: skip
     results = collection.folder / "surface"
     with tempfile.TemporaryDirectory() as temporary:
