@@ -65,6 +65,9 @@ def test_a_grammar_without_the_query_view(tokenizer):
     grammar = grammar_for(GrammarConfig(), tokenizer, {}, query_view=False)
     assert [view.name for view in grammar.views] == ["body", "title"]
     assert "query" not in grammar.fields
+    known = {"grammar": reserved_grammar(tokenizer).to_dict()}
+    assert grammar_for(GrammarConfig(), tokenizer, known, query_view=False) == grammar
+    assert grammar_for(GrammarConfig(), tokenizer, known, query_view=True) == reserved_grammar(tokenizer)
     drawn = PairSampler([make_set()], tokenizer, grammar, PairsConfig(query=0))
     assert len(drawn.supervised(0, 0, np.random.default_rng(0)).targets) == 5
     with pytest.raises(ConfigError, match=r"pairs\.query is 2"):

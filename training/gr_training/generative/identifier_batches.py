@@ -5,11 +5,12 @@ Shapes: B sources, L source tokens, R rows (R / B identifiers of each source), T
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 
-from gr_components.decoding.grammar import Grammar, marker_grammar, reserved_grammar
+from gr_components.decoding.grammar import QUERY, Grammar, marker_grammar, reserved_grammar
 from gr_components.models.seq2seq.model import Seq2SeqModel
 from gr_components.tokenization import TextTokenizer, pad
 from gr_training.config import STRICT_KEYS, checked_dataclass
@@ -39,15 +40,18 @@ class GrammarConfig:
 
 def grammar_for(config: GrammarConfig, tokenizer: TextTokenizer, info: dict[str, Any], *, query_view: bool) -> Grammar:
     """
-    Return the grammar that a model says it has, or make the configured one.
+    Return the grammar that a model says it has, or make the configured one; without the query view if none is wanted.
 
     :param config: For a model without a grammar.
     :param tokenizer: The model's tokenizer.
     :param info: The model's `gr_model.json`.
-    :param query_view: Whether the grammar that is made has pseudo-queries.
+    :param query_view: Whether pseudo-queries are among the identifiers.
     """
     if info.get("grammar"):
-        return Grammar.from_dict(info["grammar"])
+        known = Grammar.from_dict(info["grammar"])
+        if query_view:
+            return known
+        return replace(known, views=tuple(view for view in known.views if view.name != QUERY))
     if config.layout == "markers":
         return marker_grammar(tokenizer, query_view=query_view)
     return reserved_grammar(

@@ -139,7 +139,7 @@ class _Tasks:
         self, config: Config, passages: Sequence[Passage], tokenizer: TextTokenizer, info: dict[str, Any]
     ) -> None:
         self._config, self._passages, self._tokenizer = config, passages, tokenizer
-        self.grammar = grammar_for(config.grammar, tokenizer, info, query_view=False)
+        self.grammar = grammar_for(config.grammar, tokenizer, info, query_view=True)
         self.layout = _layout(config, tokenizer, info)
         plain = QuestionSet("text", list(passages), [], [], {})
         self._sampler = PairSampler([plain], tokenizer, self.grammar, config.pairs)
