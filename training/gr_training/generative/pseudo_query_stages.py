@@ -20,7 +20,7 @@ from gr_components.models.resolve import resolve_model
 from gr_training.config import STRICT_KEYS, checked_dataclass, to_plain
 from gr_training.fitting import Count, FitConfig
 from gr_training.generative.pseudo_queries import PseudoQueryConfig, attach_questions, generate_queries
-from gr_training.recipes import question_generator
+from gr_training.generative.question_training import QuestionTrainingConfig, train_question_generator
 from gr_training.run import Run
 from gr_training.sources import (
     HeldOutConfig,
@@ -143,8 +143,8 @@ class PseudoQueryStages:
         if self.validation is None:
             msg = "validation is needed to train a question generator."
             raise ConfigError(msg)
-        question_generator.train(
-            question_generator.Config(
+        train_question_generator(
+            QuestionTrainingConfig(
                 start=generator.start, data=self.data, held_out=self.held_out, validation=self.validation,
                 passage_tokens=generator.passage_tokens, question_tokens=generator.question_tokens,
                 passages_per_step=generator.passages_per_step, fit=generator.fit,

@@ -1,7 +1,7 @@
 """
 A question generator: an encoder-decoder that reads a passage and writes a question about it.
 
-Here are its format, its training batches and its sampling; `recipes/question_generator.py` trains it, and
+Here are its format, its training batches and its sampling; `question_training.py` trains it, and
 `pseudo_queries.py` runs it over a corpus (doc2query, https://arxiv.org/abs/1904.08375).
 
 Shapes: B passages, L passage tokens, R = B * k questions, T question tokens, V vocabulary.

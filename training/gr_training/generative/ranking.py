@@ -38,13 +38,13 @@ from gr_training.distributed import rank as rank_of_process
 from gr_training.fitting import Count, FitConfig, Fraction
 from gr_training.generative.identifier_batches import GrammarConfig
 from gr_training.generative.mining import MineConfig, mine_generative
+from gr_training.generative.multi_view import MultiViewConfig, start_multi_view, train_multi_view
 from gr_training.generative.pair_files import PairFileConfig, write_pairs
 from gr_training.generative.pairs import PairsConfig
 from gr_training.generative.pseudo_query_stages import PseudoQueriesConfig, PseudoQueryStages, replace_corpora
 from gr_training.generative.rank_stage import RankConfig, RankInputs, rank
 from gr_training.generative.search_validation import SearchValidation, search_config, training_questions
 from gr_training.mining.teachers import TeacherConfig, teach
-from gr_training.recipes import minder
 from gr_training.run import Run, publish
 from gr_training.sources import (
     HeldOutConfig,
@@ -351,20 +351,20 @@ class _Chain:
         return replace_corpora(config.data, corpora), replace(config.validation, corpus=searched)
 
     def _train(self, run: Run) -> None:
-        minder.train(self._likelihood(run), run, calibrated=False)
+        train_multi_view(self._likelihood(run), run, calibrated=False)
 
     def _write_pairs(self, run: Run) -> None:
         config, sets = self._config, self._data(run)[0]
         assert config.pairs_file is not None
-        started, grammar = minder.start(self._likelihood(run), sets)
+        started, grammar = start_multi_view(self._likelihood(run), sets)
         run.out.mkdir(parents=True, exist_ok=True)
         write_pairs(run.out / _PAIRS, sets, started.tokenizer, grammar, config.pairs, config.pairs_file, run.report)
 
-    def _likelihood(self, run: Run) -> minder.Config:
+    def _likelihood(self, run: Run) -> MultiViewConfig:
         config, likelihood = self._config, self._config.likelihood
         assert likelihood is not None
         data, validation = self._sources(run)
-        return minder.Config(
+        return MultiViewConfig(
             start=likelihood.start, grammar=likelihood.grammar, pairs=config.pairs, smoothing=likelihood.smoothing,
             data=data, held_out=config.held_out, validation=validation, search=config.search,
             pairs_from=None if config.pairs_file is None else str(run.out.parent / PAIRS / _PAIRS),

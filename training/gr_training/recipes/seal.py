@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Literal
 
 from gr_training.config import STRICT_KEYS, checked_dataclass
+from gr_training.generative.multi_view import MultiViewConfig, train_multi_view
 from gr_training.generative.pairs import PairsConfig
-from gr_training.recipes import minder
 from gr_training.run import Run
 
 
 @checked_dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
-class Config(minder.Config):
+class Config(MultiViewConfig):
     """Settings of the recipe: those of `minder`, with `pairs.query` 0."""
 
-    recipe: Literal["seal"] = "seal"  # type: ignore[assignment]
+    recipe: Literal["seal"] = "seal"
     pairs: PairsConfig = field(default_factory=lambda: PairsConfig(query=0))
 
     def __post_init__(self) -> None:
@@ -36,4 +36,4 @@ def train(config: Config, run: Run) -> Path:
     :param run: Where and how.
     :returns: The folder of the model.
     """
-    return minder.train(config, run)
+    return train_multi_view(config, run)
