@@ -104,6 +104,7 @@ TABLES: dict[str, dict[str, Variant]] = {
         "dgr-bm25": _loss(teachers="[bm25]"),
         "dgr-dense": _loss(teachers="[dense]"),
         "dgr-cross": _taught("[cross]"),
+        "dgr-both": _taught("[dense, cross]"),
         "dgr-three": _taught("[bm25, dense, cross]"),
     },
     "losses": {
