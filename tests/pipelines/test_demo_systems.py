@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from gr_components.progress import JsonLines
 from gr_components.retrievers.generative import GenerativeRetriever
-from gr_pipelines.demo import data, engines
+from gr_pipelines.demo import data, engines, measurement
 from gr_pipelines.demo.engines import Engines, Models, constant_control, controls, systems
 from gr_pipelines.demo.measurement import Measurement
 from gr_pipelines.demo.prepare import Stores
@@ -135,8 +136,17 @@ def test_the_reader_gets_the_passages_of_each_condition(opened):
     assert list(evaluation.means) == ["EM", "F1"]
 
 
-def test_the_measurement_covers_all_systems_and_writes_its_page(opened, tmp_path):
-    results = Measurement(opened, sample=3).run()
+def test_the_measurement_covers_all_systems_and_writes_its_page(opened, tmp_path, monkeypatch):
+    monkeypatch.setattr(measurement, "_SLICE", 2)
+    results = Measurement(opened, sample=3, report=JsonLines(tmp_path / "progress.jsonl")).run()
+    events = [json.loads(line) for line in (tmp_path / "progress.jsonl").read_text().splitlines()]
+    steps = {event["event"]: [] for event in events}
+    for event in events:
+        steps[event["event"]].append((event["step"], event["total"]))
+    # A person who waits sees every few questions, not every system; the last event says that the task is over.
+    assert steps["3 test questions"] == [(0, 24), *((n, 24) for n in range(25) if n % 3 != 1 and n), (24, 24)]
+    assert steps["milliseconds on one core"][-1] == (8 * 4, 8 * 4)
+    assert len(steps["milliseconds on one core"]) == (3 * 4 + 2) + (8 * 4 + 2)
     rows = [(row.group, row.system) for row in results.rows]
     assert rows[: len(engines.SYSTEMS)] == [("3 test questions", name) for name in engines.SYSTEMS]
     assert len(set(rows)) == len(rows) == 8 + 3 + 6 + 7 + 2

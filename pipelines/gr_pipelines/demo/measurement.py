@@ -16,6 +16,7 @@ from gr_pipelines.demo.results import RETRIEVAL_MEASURES, Results, Row, row_key
 from gr_pipelines.demo.systems import Search, remembered, run_of
 from gr_pipelines.demo.timing import TIMED_QUESTIONS, milliseconds, one_core
 
+_SLICE = 32  # questions between two reports of progress: some seconds
 _UNSEEN_SYSTEMS = tuple(name for name in engines.SYSTEMS if name != engines.RRF)
 
 
@@ -55,21 +56,24 @@ class Measurement:
 
     def _time(self, searches: Mapping[str, Search]) -> None:
         texts = [question.text for question in self._timed]
-        with one_core(), Task(self._report, "milliseconds on one core", len(searches)) as task:
+        asked = len(searches) * (len(texts) + 1)  # the first question of each is asked twice
+        with one_core(), Task(self._report, "milliseconds on one core", asked) as task:
             for name, search in searches.items():
-                self._ms[name] = milliseconds(partial(_one, search), texts)
-                task.advance()
+                self._ms[name] = milliseconds(partial(_ask, search, task), texts)
 
     def _search(self, group: str, split: str, searches: Mapping[str, Search]) -> None:
         questions = self._questions[split]
         ids, texts = [question.id for question in questions], [question.text for question in questions]
         judged = data.qrels(split)
         qrels = {identity: judged[identity] for identity in ids}
-        with Task(self._report, group, len(searches)) as task:
+        with Task(self._report, group, len(searches) * len(texts)) as task:
             for name, search in searches.items():
-                evaluation = evaluate_run(run_of(search(texts), ids), qrels, RETRIEVAL_MEASURES)
+                found: list[list[Document]] = []
+                for first in range(0, len(texts), _SLICE):
+                    found += search(texts[first : first + _SLICE])
+                    task.advance(len(found) - first)
+                evaluation = evaluate_run(run_of(found, ids), qrels, RETRIEVAL_MEASURES)
                 self._add(group, name, evaluation, self._ms.get(name) if split == "test" else None)
-                task.advance()
 
     def _read(self, group: str, split: str) -> None:
         questions = self._questions[split]
@@ -122,5 +126,6 @@ class Measurement:
             self._results.comparisons[heading] = compare(by_key, pairs, measure)
 
 
-def _one(search: Search, text: str) -> list[Document]:
-    return search([text])[0]
+def _ask(search: Search, task: Task, text: str) -> None:
+    search([text])
+    task.advance()
