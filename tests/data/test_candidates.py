@@ -1,3 +1,5 @@
+import importlib
+
 import pytest
 
 from gr_components.data import Candidate, Key, check_inputs, read_candidates, write_candidates
@@ -68,3 +70,21 @@ def test_bad_lines_are_named(tmp_path):
     path.write_text('{"query": "q", "document": "d", "rank": 1, "score": 1.0, "label_source": "guess"}')
     with pytest.raises(DataError, match="label_source must be one of qrels, answer_string, pseudo, got 'guess'"):
         list(read_candidates(path))
+
+
+def test_what_was_made_from_a_package_survives_a_new_environment(tmp_path, monkeypatch):
+    name, path = "package:some_models/encoder", tmp_path / "c.jsonl"
+    first, second = tmp_path / "first", tmp_path / "second"
+    (first / "some_models" / "encoder").mkdir(parents=True)
+    (first / "some_models" / "encoder" / "config.json").write_text("{}")
+    monkeypatch.syspath_prepend(first)
+    write_candidates(path, CANDIDATES, made_by={}, inputs=[name])
+    first.rename(second)
+    importlib.invalidate_caches()
+    with pytest.raises(ProvenanceError, match="'package:some_models/encoder', which is gone"):
+        check_inputs(path)
+    monkeypatch.syspath_prepend(second)
+    check_inputs(path)
+    (second / "some_models" / "encoder" / "config.json").write_text('{"layers": 2}')
+    with pytest.raises(ProvenanceError, match="'package:some_models/encoder' changed"):
+        check_inputs(path)

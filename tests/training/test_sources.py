@@ -15,6 +15,7 @@ from gr_training.sources import (
     HeldOutConfig,
     SourceConfig,
     ValidationConfig,
+    input_names,
     load_sources,
     load_validation,
     local_file,
@@ -153,6 +154,15 @@ def test_files_inside_packages():
     assert local_file("package:gr_pipelines/demo/corpus.jsonl.gz").is_file()
     with pytest.raises(DataError, match="package:gr_pipelines/demo/nothing"):
         local_file("package:gr_pipelines/demo/nothing")
+
+
+def test_names_of_inputs_keep_packages_and_find_the_rest(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "qrels.tsv").touch()
+    corpus, model = "package:gr_pipelines/demo/corpus.jsonl.gz", "package:gr_pipelines/models/ranker"
+    assert input_names([corpus, "~/qrels.tsv"], [model, tmp_path]) == [
+        corpus, str(tmp_path / "qrels.tsv"), model, str(tmp_path),
+    ]  # fmt: skip
 
 
 def test_texts_for_a_vocabulary(sources):

@@ -25,6 +25,7 @@ from gr_components.data import (
 from gr_components.data.candidates import file_hash
 from gr_components.errors import ConfigError, DataError
 from gr_components.models.resolve import resolve_model
+from gr_components.packages import SCHEME
 from gr_components.progress import Reporter, Silent
 from gr_training.config import STRICT_KEYS, checked_dataclass
 from gr_training.held_out import without_leaking_queries, without_leaks
@@ -126,7 +127,7 @@ def local_file(path: str) -> Path:
     :param path: A path, relative to the working directory, or `package:NAME/FILE`.
     :raises DataError: If there is no such file.
     """
-    if path.startswith("package:"):
+    if path.startswith(SCHEME):
         folder, _, name = path.rpartition("/")
         found = resolve_model(folder if "/" in folder else f"{folder}/.") / name
     else:
@@ -135,6 +136,22 @@ def local_file(path: str) -> Path:
         msg = f"There is no file '{path}' (looked for '{found.absolute()}')."
         raise DataError(msg)
     return found
+
+
+def input_names(files: Iterable[str] = (), models: Iterable[str | Path] = ()) -> list[str]:
+    """
+    Return the names under which `check_inputs` finds again what a file was made from.
+
+    Those in packages stay as they are, since their folders move with the environment.
+
+    :param files: Files that a recipe names.
+    :param models: Models that it names.
+    :raises DataError: If a file is missing.
+    :raises ModelNotFoundError: If a model is missing.
+    """
+    found = {str(name): local_file(name) for name in files}
+    found |= {str(name): resolve_model(str(name)) for name in models}
+    return [name if name.startswith(SCHEME) else str(path) for name, path in found.items()]
 
 
 def load_sources(

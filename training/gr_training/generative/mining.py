@@ -34,7 +34,7 @@ from gr_training.fitting import Count, Natural
 from gr_training.generative.search_validation import build_index, search_config
 from gr_training.mining.labels import LabelBy, Labels
 from gr_training.mining.parts import Parts, is_wanted
-from gr_training.sources import QuestionSet, local_file
+from gr_training.sources import QuestionSet, input_names
 
 _PART = 256
 
@@ -94,10 +94,11 @@ def mine_generative(
     if config.label_by == "answer_string" and not any(question.answers for question in questions.questions):
         msg = f"mine.label_by is 'answer_string', but no question of '{questions.name}' has answers. Use 'qrels'."
         raise DataError(msg)
-    hashes = {str(name): path_hash(name) for name in (*map(local_file, questions.files or {}), folder, *inputs)}
+    name = input_names(models=(model,))[0]
+    hashes = {str(each): path_hash(each) for each in (*input_names(questions.files or {}), name, *inputs)}
     made_by = {
         "stage": "mine", "set": questions.name, "settings": to_plain(config), "search": _plain(asdict(search)),
-        "model_sha256": hashes[str(folder)], "tokenizer": tokenizer.fingerprint, "grammar": _plain(grammar.to_dict()),
+        "model_sha256": hashes[name], "tokenizer": tokenizer.fingerprint, "grammar": _plain(grammar.to_dict()),
     }  # fmt: skip
     with main_first():
         if is_wanted(path, made_by, resume=resume):

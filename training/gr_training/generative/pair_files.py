@@ -27,7 +27,7 @@ from gr_training.config import STRICT_KEYS, checked_dataclass, to_plain
 from gr_training.distributed import main_first
 from gr_training.fitting import Count, Natural
 from gr_training.generative.pairs import Pair, PairSampler, PairsConfig, Target
-from gr_training.sources import QuestionSet, local_file
+from gr_training.sources import QuestionSet, input_names
 
 
 @checked_dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
@@ -86,7 +86,7 @@ def write_pairs(
     :returns: `path`.
     """
     report = report or Silent()
-    hashes = {str(local_file(name)): path_hash(local_file(name)) for each in sets for name in each.files or {}}
+    hashes = {name: path_hash(name) for name in input_names(name for each in sets for name in each.files or {})}
     made_by = {
         "stage": "pairs", "settings": to_plain(config), "pairs": to_plain(pairs), "sets": [s.name for s in sets],
         "tokenizer": tokenizer.fingerprint, "grammar": _plain(grammar),

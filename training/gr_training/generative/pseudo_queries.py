@@ -29,7 +29,7 @@ from gr_training.generative.question_generator import QuestionLayout, QuestionSa
 from gr_training.held_out import without_leaking_queries, without_leaks
 from gr_training.mining.lists import dense_search, lexical_search
 from gr_training.mining.parts import Parts, is_wanted
-from gr_training.sources import QuestionSet, local_file
+from gr_training.sources import QuestionSet, input_names, local_file
 
 _PART = 256
 
@@ -106,8 +106,9 @@ def generate_queries(
     :raises DataError: If the corpus is empty, or the disk is full; what was drawn is kept.
     """
     report, folder, file = report or Silent(), resolve_model(str(model)), local_file(corpus)
-    inputs = _Inputs(file, folder, {str(name): path_hash(name) for name in (file, folder)})
-    drawn = {"stage": "sample", "sampling": to_plain(config.sampling), "model_sha256": inputs.hashes[str(folder)]}
+    names = input_names((str(corpus),), (model,))
+    inputs = _Inputs(file, folder, {name: path_hash(name) for name in names})
+    drawn = {"stage": "sample", "sampling": to_plain(config.sampling), "model_sha256": inputs.hashes[names[-1]]}
     held_out = sha256("\n".join(sorted(forbidden)).encode()).hexdigest()
     made_by = {**drawn, "stage": "pseudo-queries", "settings": to_plain(config), "held_out": held_out}
     if retrieve is not None:
@@ -147,7 +148,7 @@ def attach_questions(questions: QuestionSet, path: Path) -> Path:
     with main_first():
         pairs = zip(questions.passages, queries, strict=True)
         write_corpus(path, (replace(p, queries=tuple(dict.fromkeys(several))) for p, several in pairs))
-        hashes = {str(local_file(name)): path_hash(local_file(name)) for name in questions.files or {}}
+        hashes = {name: path_hash(name) for name in input_names(questions.files or {})}
         made_by = {"stage": "pseudo-queries", "set": questions.name}
         write_sidecar(path, made_by=made_by, hashes=hashes, summary={"questions": len(questions.questions)})
     return path

@@ -26,7 +26,7 @@ from gr_components.progress import Reporter, Silent, track
 from gr_training.config import STRICT_KEYS, checked_dataclass, to_plain
 from gr_training.distributed import main_first
 from gr_training.fitting import Count
-from gr_training.sources import QuestionSet, local_file
+from gr_training.sources import QuestionSet, input_names, local_file
 
 # For each question rows of passages and scores, best first.
 Found = list[list[tuple[int, float]]]
@@ -89,7 +89,7 @@ def mine(
     made_by = _identity(questions, config, keep)
     with main_first():
         if not is_current(path, made_by):
-            inputs = [local_file(name) for name in (*(questions.files or {}), *_runs(questions, config))]
+            inputs = input_names((*(questions.files or {}), *_runs(questions, config)))
             found = search(questions, config, report or Silent())
             write_candidates(path, _candidates(questions, found, keep), made_by=made_by, inputs=inputs)
     return _read(path, questions)

@@ -17,11 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from gr_components.data import Candidate, check_inputs, read_run, searchable_text
-from gr_components.data.candidates import candidate_line, file_hash, path_hash
+from gr_components.data.candidates import candidate_line, path_hash
 from gr_components.errors import ConfigError, DataError
 from gr_components.indexes.lexical import Analysis, LexicalIndex
 from gr_components.models.pair_scorer import load_pair_scorer
-from gr_components.models.resolve import resolve_model
 from gr_components.models.text_encoder import load_text_encoder
 from gr_components.progress import Reporter, Silent, Task
 from gr_training.config import STRICT_KEYS, checked_dataclass, to_plain
@@ -29,7 +28,7 @@ from gr_training.distributed import main_first
 from gr_training.fitting import Count
 from gr_training.mining.candidate_lists import check_set, lists_of
 from gr_training.mining.parts import Parts, is_wanted
-from gr_training.sources import QuestionSet, local_file
+from gr_training.sources import QuestionSet, input_names, local_file
 
 _PART, _AT_ONCE = 64, 8
 
@@ -312,12 +311,8 @@ def _scorer(config: TeacherConfig, questions: QuestionSet, device: str | None) -
 
 
 def _inputs(config: TeacherConfig) -> dict[str, str]:
-    if config.run is not None:
-        return {str(local_file(config.run)): file_hash(local_file(config.run))}
-    if config.model is None:
-        return {}
-    folder = resolve_model(str(config.model))
-    return {str(folder): path_hash(folder)}
+    given = [name for name in (config.run,) if name], [name for name in (config.model,) if name]
+    return {name: path_hash(name) for name in input_names(*given)}
 
 
 def _names(made_by: Mapping[str, Any]) -> list[str]:
