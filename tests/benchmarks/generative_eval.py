@@ -42,7 +42,7 @@ from gr_components.decoding.engine import GenerativeEngine
 from gr_components.decoding.grammar import Grammar, read_grammar
 from gr_components.evaluation import Evaluation, evaluate_run
 from gr_components.evaluation.comparison import compare
-from gr_components.evaluation.reports import comparison_table, evaluation_table
+from gr_components.evaluation.reports import Cell, comparison_table, evaluation_table, markdown_table
 from gr_components.indexes.lexical import Analysis, LexicalIndex
 from gr_components.indexes.suffix import SuffixSegment
 from gr_components.indexes.suffix_index import SuffixIndex
@@ -91,6 +91,15 @@ class Collection:
         :param name: Of the system.
         """
         return read_run(self.eval / f"{name}.run.gz")
+
+    def facts(self, name: str) -> dict[str, Any]:
+        """
+        Return what was written with a run; nothing for a run that was not searched for but made of others.
+
+        :param name: Of the system.
+        """
+        path = self.eval / f"{name}.json"
+        return json.loads(path.read_text()) if path.is_file() else {}
 
     def keep(self, name: str, run: Run, ms: float, **facts: Any) -> None:
         """
@@ -185,7 +194,9 @@ def fused(runs: Sequence[Run]) -> Run:
     return merged
 
 
-def table(collection: Collection, names: Sequence[str], against: str | None, fuse: bool) -> None:
+def table(
+    collection: Collection, names: Sequence[str], against: str | None, fuse: bool, beside: Sequence[str] = ()
+) -> None:
     """
     Print a table of systems, and paired tests against one of them.
 
@@ -193,16 +204,23 @@ def table(collection: Collection, names: Sequence[str], against: str | None, fus
     :param names: Systems.
     :param against: The system to compare with.
     :param fuse: Whether each system is also fused with `bm25q` and `dense`.
+    :param beside: Baselines and controls that are shown, but not compared.
     """
-    runs = {name: collection.run(name) for name in names}
+    runs = {name: collection.run(name) for name in (*beside, *names)}
     if fuse:
         others = [collection.run(name) for name in ("bm25q", "dense")]
         runs = {"bm25q + dense": fused(others), **runs}
         runs |= {f"bm25q + dense + {name}": fused([*others, collection.run(name)]) for name in names}
     found = {name: evaluate_run(run, collection.qrels, MEASURES) for name, run in runs.items()}
-    print(evaluation_table(found, MEASURES))
+    facts = {name: collection.facts(name) for name in found}
+    rows: list[list[Cell]] = [
+        [name, *each.means.values(), facts[name].get("keys_per_query"), facts[name].get("ms_per_query")]
+        for name, each in found.items()
+    ]
+    print(markdown_table(["system", *MEASURES, "keys", "ms"], rows, digits=4))
     if against is not None:
-        print("\n" + comparison_table(compare(found, [(n, against) for n in found if n != against], "nDCG@10")))
+        pairs = [(name, against) for name in found if name not in (against, *beside)]
+        print("\n" + comparison_table(compare(found, pairs, "nDCG@10")))
 
 
 def seeds(collection: Collection, numbers: Sequence[str], names: Sequence[str], against: str | None) -> None:
