@@ -73,20 +73,25 @@ def _taught(teachers: str) -> Variant:
     return Variant(settings, ("train", "mine-1"), ("teach-1", "rank-1"))
 
 
-def _ltrgr(**changes: str) -> Variant:
-    loss = {"kind": "ltrgr", "scale": "reference", "margin": "0.15", "random_extra": "0.05"}
-    own = {name: value for name, value in changes.items() if name in {*loss, "samplings"}}
-    parts = ", ".join(f"{name}: {value}" for name, value in {**loss, **own}.items())
-    rest = {f"rank.{name}": value for name, value in changes.items() if name not in own}
-    settings = {"recipe": "ltrgr", "teach": "[]", "rank.lists.length": "4", "rank.loss": f"{{{parts}}}", **rest}
+def _ltrgr(likelihood_weight: str | None = None, **changes: str) -> Variant:
+    loss = {"kind": "ltrgr", "scale": "reference", "margin": "0.15", "random_extra": "0.05", **changes}
+    parts = ", ".join(f"{name}: {value}" for name, value in loss.items())
+    settings = {"recipe": "ltrgr", "teach": "[]", "rank.lists.length": "4", "rank.loss": f"{{{parts}}}"}
+    if likelihood_weight is not None:
+        settings["rank.likelihood_weight"] = likelihood_weight
     return Variant(settings, ("train", "mine-1"))
 
 
-def _joint(**changes: str) -> Variant:
-    settings = {f"joint.{name}": value for name, value in changes.items()} or {"recipe": "joint_generative"}
-    return Variant(settings, ("train", "mine-1"), ("joint-1",), "joint_generative.yaml")
+def _joint(trained: bool = False, **changes: str) -> Variant:
+    """With the demo's cross-encoder, which was trained on SQuAD, or one with a new head."""
+    own = {f"joint.{name}": value for name, value in {**(_TRAINED_RANKER if trained else {}), **changes}.items()}
+    return Variant({"recipe": "joint_generative", **own}, ("train", "mine-1"), ("joint-1",), "joint_generative.yaml")
 
 
+_TRAINED_RANKER = {
+    "ranker.model": "package:gr_pipelines/models/ranker", "ranker.build": "null", "head_start": "0",
+    "fit.groups": r"[{pattern: '^retriever\.(hf\.decoder|copy)\.', factor: 2}]",
+}  # fmt: skip
 _FITTED = ("listnet", "kl", "margin_mse")  # to the scores of teachers, not only to their order
 MINDER = Variant({}, (), ("train",))
 DGR = Variant({}, (), ("train", "mine-1", "teach-1", "rank-1"))
@@ -98,6 +103,7 @@ TABLES: dict[str, dict[str, Variant]] = {
         "ltrgr-top-only": _ltrgr(samplings="[top]"),
         "ltrgr-random-only": _ltrgr(samplings="[random]"),
         "ltrgr-likelihood-1": _ltrgr(likelihood_weight="1.0"),
+        "ltrgr-infonce": _ltrgr(kind="infonce", temperature="0.1"),
     },
     "teachers": {
         "dgr": DGR,
@@ -134,6 +140,8 @@ TABLES: dict[str, dict[str, Variant]] = {
         "dgr-cross": _taught("[cross]"),
         "joint-one-way": _joint(mutual_weight="0"),
         "joint": _joint(),
+        "joint-ranker-one-way": _joint(trained=True, mutual_weight="0"),
+        "joint-ranker": _joint(trained=True),
     },
 }
 

@@ -5,9 +5,11 @@ The collections of the generative experiments, in the project's formats: a corpu
     python tests/benchmarks/generative_data.py medquad DATA runs/medquad
     python tests/benchmarks/generative_data.py demo DATA runs/squad
     python tests/benchmarks/generative_data.py scifact DATA runs/scifact    (or cranfield, pubmedqa_l)
+    python tests/benchmarks/generative_data.py queries CORPUS runs/squad runs/squad-generated
 
 `demo` is the demo's corpus with its own splits (SQuAD's development part). `scifact`, `cranfield` and `pubmedqa_l` are
-for testing only: all their questions are test questions, and no passage has pseudo-queries.
+for testing only: all their questions are test questions, and no passage has pseudo-queries. `queries` copies a
+collection with the pseudo-queries that CORPUS has, which the recipe `pseudo_queries` wrote.
 
 DATA holds the public sets, a folder each: squad (its development part), squadshifts_wiki, nq_gold, wiki_text, medquad.
 
@@ -18,6 +20,7 @@ the dense baseline reads them all. Everything is drawn by one seed.
 """
 
 import argparse
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -126,6 +129,26 @@ def write(part: Part, folder: Path) -> None:
     print(f"{len(passages)} passages in {folder}")
 
 
+def with_pseudo_queries(corpus: Path, source: Path, folder: Path) -> None:
+    """
+    Copy a collection with other pseudo-queries, for training and for search.
+
+    :param corpus: Its passages with pseudo-queries.
+    :param source: The collection.
+    :param folder: Where to.
+    """
+    passages = list(read_corpus(corpus))
+    if [passage.id for passage in passages] != [passage.id for passage in read_corpus(source / "corpus.jsonl.gz")]:
+        msg = f"'{corpus}' has other passages than '{source}'."
+        raise SystemExit(msg)
+    for name in ("questions.jsonl.gz", "qrels.tsv.gz", *(f"splits/{s}.txt" for s in ("train", "validation", "test"))):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, folder / name)
+    for name in ("corpus.jsonl.gz", "indexed.jsonl.gz"):
+        write_corpus(folder / name, passages)
+    print(f"{sum(len(passage.queries) for passage in passages)} pseudo-queries in {folder}")
+
+
 def _with_queries(
     passages: Sequence[Passage], questions: Sequence[Question], qrels: dict[str, dict[str, int]]
 ) -> Iterator[Passage]:
@@ -203,14 +226,18 @@ def _repeats(text: str, known: set[tuple[str, ...]]) -> bool:
 def main() -> None:
     """Write one of the collections."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("collection", choices=("merged", "medquad", "demo", *UNSEEN))
-    parser.add_argument("data", type=Path)
+    parser.add_argument("collection", choices=("merged", "medquad", "demo", *UNSEEN, "queries"))
+    parser.add_argument("data", type=Path, help="folder of the public sets; a corpus for `queries`")
+    parser.add_argument("source", type=Path, nargs="?", help="the collection that `queries` copies")
     parser.add_argument("out", type=Path)
     parser.add_argument("--distractors", type=int, default=DISTRACTORS)
     options = parser.parse_args()
     make = {"merged": lambda: merged(options.data, options.distractors), "medquad": lambda: medquad(options.data),
             "demo": _squad}  # fmt: skip
     name = options.collection
+    if name == "queries":
+        with_pseudo_queries(options.data, options.source, options.out)
+        return
     write(unseen(options.data / name) if name in UNSEEN else make[name](), options.out)
 
 
