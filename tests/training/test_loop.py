@@ -185,3 +185,23 @@ def test_bfloat16_trains_float32_weights(toy, tmp_path):
     model, progress = toy.run(tmp_path, precision="bfloat16")
     assert progress.best["fit"] > -0.5
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_models_trained_together_are_clipped_apart(toy, tmp_path):
+    def both(model, batch):
+        small, large = (toy.compute_loss(model[name], batch) for name in ("small", "large"))
+        return LossSum(small.total + 1000 * large.total, small.weight)
+
+    def trained(folder: str, loss, names: tuple[str, ...], apart: tuple[str, ...] = ()) -> dict[str, torch.Tensor]:
+        model = torch.nn.ModuleDict({name: toy.toy_model() for name in names})
+        config = toy.config(clip=0.05, groups=(), validate_every=0)
+        fit(model, toy.make_batch, loss, config, folder=tmp_path / folder, device="cpu", apart=apart)
+        return {name: tensor for name, tensor in model.state_dict().items() if name.startswith("small.")}
+
+    alone = trained("alone", lambda model, batch: toy.compute_loss(model["small"], batch), ("small",))
+    names = ("small", "large")
+    assert_same(alone, trained("apart", both, names, ("small.", "large.")), 1e-6)
+    with pytest.raises(AssertionError):
+        assert_same(alone, trained("together", both, names), 1e-3)
+    norms = [e["norm"] for e in events(tmp_path / "apart", "train")]
+    assert min(norms) > 1  # of all gradients, before they were clipped

@@ -15,7 +15,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -105,6 +105,7 @@ def fit(
     validate: Callable[[Model], dict[str, float]] | None = None,
     metric: str = "",
     identity: Mapping[str, Any] | None = None,
+    apart: Sequence[str] = (),
     resume: bool = False,
     device: str | None = None,
     report: Reporter | None = None,
@@ -123,6 +124,8 @@ def fit(
     :param validate: Computes metrics, larger = better, with the model in evaluation mode.
     :param metric: Which of them selects the best weights.
     :param identity: What the run is made of (recipe, hashes of inputs); a checkpoint of another identity is refused.
+    :param apart: Beginnings of parameters' names, for models trained together: gradients of each are clipped on their
+        own, so that the steps of one do not depend on the size of another's gradient.
     :param resume: Whether to continue from the latest checkpoint, if there is one.
     :param device: `cpu`, or None for the best one there is.
     :param report: Where progress goes.
@@ -133,7 +136,7 @@ def fit(
     accelerator = Accelerator(
         cpu=device == "cpu", kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)]
     )
-    run = _Run(model, make_batch, compute_loss, config, accelerator, folder, validate, metric, identity or {})
+    run = _Run(model, make_batch, compute_loss, config, accelerator, folder, validate, metric, identity or {}, apart)
     main: Reporter = Tee(report or Silent(), JsonLines(folder / "log.jsonl"))
     run.report = main if accelerator.is_main_process else Silent()
     if resume:
@@ -149,10 +152,12 @@ class _Run:
         self, model: nn.Module, make_batch: Callable[[Turn], Batch], compute_loss: Callable[[Any, Batch], LossSum],
         config: FitConfig, accelerator: Accelerator, folder: Path,
         validate: Callable[[Any], dict[str, float]] | None, metric: str, identity: Mapping[str, Any],
+        apart: Sequence[str],
     ) -> None:  # fmt: skip
         self.config, self.accelerator, self.folder = config, accelerator, folder
         self.make_batch, self.validate, self.metric = make_batch, validate, metric
         self.identity = json.loads(json.dumps(dict(identity)))
+        self.apart = tuple(apart)
         self.model = model.to(accelerator.device)
         self.objective = accelerator.prepare_model(Objective(model, compute_loss, config.precision == "bfloat16"))
         self.optimiser = make_optimiser(model, config)
@@ -205,7 +210,9 @@ class _Run:
         """Divide the gradients (data-parallel training leaves their mean over processes), clip them, and step."""
         parameters = [p for p in self.model.parameters() if p.grad is not None]
         torch._foreach_mul_([p.grad for p in parameters], scale)  # type: ignore[misc]
-        norm = nn.utils.clip_grad_norm_(parameters, self.config.clip or math.inf).item()
+        norm = math.hypot(*(
+            nn.utils.clip_grad_norm_(part, self.config.clip or math.inf).item() for part in self._clipped_together()
+        ))  # fmt: skip
         if not math.isfinite(norm):
             msg = f"The gradient's norm is {norm}. Lower fit.learning_rate, or set fit.precision to float32."
             raise NumericsError(msg)
@@ -214,6 +221,14 @@ class _Run:
         if self.average is not None:
             self.average.update(weights_of(self.model), self.progress.step + 1)
         return norm
+
+    def _clipped_together(self) -> Iterable[list[nn.Parameter]]:
+        parts: dict[str, list[nn.Parameter]] = {}
+        for name, parameter in self.model.named_parameters():
+            if parameter.grad is not None:
+                part = next((beginning for beginning in self.apart if name.startswith(beginning)), "")
+                parts.setdefault(part, []).append(parameter)
+        return parts.values()
 
     def _end_step(self, is_last: bool, started: float) -> None:
         config, progress = self.config, self.progress

@@ -230,6 +230,7 @@ def train_jointly(config: JointConfig, inputs: RankInputs, run: Run, previous: P
             folder=run.out, resume=run.resume, device=run.device, report=run.report,
             validate=lambda m: _validate(m, search, inputs.validation, start.serving_tokens), metric="nDCG@10",
             identity={**identity(config, [inputs.hashes(), hashes]), **inputs.settings()},
+            apart=("retriever.", "ranker."),
         )  # fmt: skip
         publish_retriever(inputs, work, progress, run)
         _publish_ranker(inputs, ranker, start, search, work.model, progress, run)
