@@ -18,7 +18,7 @@ from typing import Any
 import click
 
 from gr_components import __version__
-from gr_components.errors import DISK_FULL, GRError
+from gr_components.errors import GRError, full_disk
 
 _GROUP = "gr.commands"
 _EXPECTED_HAYSTACK = ("FilterError", "DocumentStoreError", "DeserializationError", "PipelineConnectError")
@@ -112,13 +112,14 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 def _expected(error: BaseException) -> bool:
     names = {cls.__name__ for cls in type(error).__mro__ if cls.__module__.startswith("haystack.")}
-    return bool(names.intersection(_EXPECTED_HAYSTACK)) or isinstance(error, OSError | MemoryError)
+    known = bool(names.intersection(_EXPECTED_HAYSTACK)) or isinstance(error, OSError | MemoryError)
+    return known or full_disk(error) is not None
 
 
 def _message(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return f"Out of memory. {error} Use a smaller batch size.".replace("  ", " ")
-    if isinstance(error, OSError) and error.errno in DISK_FULL:
+    if full_disk(error):
         return f"The disk is full ({error}). What was committed before is safe; make room and run the command again."
     return str(error) or type(error).__name__
 

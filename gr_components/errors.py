@@ -25,9 +25,23 @@ A message says what happened, where, with which value, and what to do about it.
 """
 
 import errno
+import re
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Error numbers of the operating system that mean: no more can be written here."""
+_FROM_RUST = re.compile(r"(?:os error |code: )(\d+)\b")
+
+
+def full_disk(error: BaseException) -> int | None:
+    """
+    Return the number of an error that means that the disk is full, also where a library in Rust hides it in its text.
+
+    :param error: What was raised.
+    """
+    if isinstance(error, OSError):
+        return error.errno if error.errno in DISK_FULL else None
+    found = _FROM_RUST.search(str(error))
+    return int(found[1]) if found and int(found[1]) in DISK_FULL else None
 
 
 class GRError(Exception):

@@ -171,14 +171,25 @@ def check_inputs(path: str | Path) -> dict[str, Any]:
         raise ProvenanceError(msg)
     sidecar: dict[str, Any] = json.loads(sidecar_path.read_text(encoding="utf-8"))
     for name, wanted in {str(path): sidecar["sha256"], **sidecar["inputs"]}.items():
-        if not located(name).exists():
+        place = _place(name, Path(path))
+        if not place.exists():
             msg = f"'{path}' was made from '{name}', which is gone. Bring it back, or make the candidates again."
             raise ProvenanceError(msg)
-        found = path_hash(name)
+        found = path_hash(place)
         if found != wanted:
             msg = f"'{name}' changed since '{path}' was made (sha256 {found[:12]}…, was {wanted[:12]}…). Make it again."
             raise ProvenanceError(msg)
     return sidecar
+
+
+def _place(name: str, path: Path) -> Path:
+    """Find an input, also in a folder of runs that was moved, or that is seen from another working directory."""
+    found = located(name)
+    if not found.exists():
+        ends = [Path(*found.parts[first:]) for first in range(1, len(found.parts))]
+        places = (folder / end for folder in (path.parent, path.parent.parent) for end in ends)
+        return next((place for place in places if place.exists()), found)
+    return found
 
 
 def is_current(path: str | Path, made_by: Mapping[str, Any]) -> bool:

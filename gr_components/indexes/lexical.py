@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gr_components.errors import ConfigError, IndexFormatError
+from gr_components.errors import ConfigError, IndexFormatError, full_disk
 from gr_components.extras import need
 
 LANGUAGES = (
@@ -35,7 +35,6 @@ _CJK = re.compile(
     "[\u1100-\u11ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\uff66-\uff9f"
     "\U00020000-\U0003ffff]+"
 )
-_DISK_FULL = re.compile(r"(?:os error |code: )(27|28|122)\b")  # EFBIG, ENOSPC, EDQUOT in messages from Rust
 _FOOTER = 1337  # ends every data file of tantivy, after the length of the footer that holds its checksum
 _LONGEST_TERM = 255  # bytes; longer "words" are data, not text
 _HEAP = 64 << 20
@@ -316,8 +315,8 @@ def _damage(folder: Path | None) -> Iterator[None]:
         panic = type(error).__name__ == "PanicException"
         if (not panic and not isinstance(error, ValueError)) or isinstance(error, IndexFormatError):
             raise
-        if full := _DISK_FULL.search(str(error)):
-            raise OSError(int(full[1]), f"no room for the lexical index '{folder}'") from error
+        if number := full_disk(error):
+            raise OSError(number, f"no room for the lexical index '{folder}'") from error
         msg = f"The lexical index '{folder}' cannot be used: {error}"
         raise IndexFormatError(msg) from error
 

@@ -1,5 +1,7 @@
 """The training loop: exact resume, independence from how a batch is split, early stopping, and errors."""
 
+import contextlib
+import errno
 import json
 import os
 import signal
@@ -205,3 +207,25 @@ def test_models_trained_together_are_clipped_apart(toy, tmp_path):
         assert_same(alone, trained("together", both, names), 1e-3)
     norms = [e["norm"] for e in events(tmp_path / "apart", "train")]
     assert min(norms) > 1  # of all gradients, before they were clipped
+
+
+def test_a_full_disk_is_said_and_keeps_the_last_checkpoint(toy, tmp_path, monkeypatch, file_size_limit):
+    make_batch, limited = toy.make_batch, contextlib.ExitStack()
+
+    def then_full(turn):
+        if turn.step == 7:  # after the checkpoint of step 5
+            limited.enter_context(file_size_limit(600))
+        return make_batch(turn)
+
+    monkeypatch.setattr(toy, "make_batch", then_full)
+    with limited, pytest.raises(OSError, match=r"no room for '.*safetensors'; go on with --resume") as caught:
+        toy.run(tmp_path, validate_every=0, log_every=100)  # the log is a file, too
+    assert caught.value.errno == errno.EFBIG
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000005"]
+
+
+def test_a_run_begun_anew_leaves_no_checkpoint_of_the_old_one(toy, tmp_path):
+    toy.run(tmp_path, steps=20)
+    toy.run(tmp_path, steps=5, checkpoint_every=0)
+    assert not (tmp_path / "checkpoints").exists()
+    assert [path.name for path in tmp_path.glob("best-*")] == ["best-00000005.safetensors"]

@@ -115,6 +115,44 @@ def test_dgr_two_rounds_and_a_killed_run(tmp_path, taught, gr_train, done, monke
     assert all(np.array_equal(first[name], second[name]) for name in first)
 
 
+def test_one_stage_goes_on_where_it_was_and_restarts_alone(tmp_path, recipe, gr_train, done, monkeypatch):
+    for stage in ("train", "mine-1"):
+        done(gr_train(tmp_path, recipe, "--stage", stage))
+    make, seen, until = RankBatches.make, [], [2]
+
+    def killed(self, turn):
+        seen.append(turn.step)
+        if turn.step in until:
+            raise KeyboardInterrupt
+        return make(self, turn)
+
+    monkeypatch.setattr(RankBatches, "make", killed)
+    assert isinstance(gr_train(tmp_path, recipe, "--stage", "rank-1").exception, SystemExit)
+    until[:] = [3]
+    assert isinstance(gr_train(tmp_path, recipe, "--stage", "rank-1").exception, SystemExit)
+    assert seen == [0, 1, 2, 2, 3], "what was done is not done again"
+    mined = (tmp_path / "run" / "mine-1" / "stage.json").stat().st_mtime_ns
+    slower = ("--set", "rank.fit.learning_rate=0.0001")
+    assert isinstance(gr_train(tmp_path, recipe, "--stage", "rank-1", *slower).exception, ProvenanceError)
+    until[:], seen[:] = [2], []
+    assert isinstance(gr_train(tmp_path, recipe, "--stage", "rank-1", "--restart", *slower).exception, SystemExit)
+    until.clear()
+    done(gr_train(tmp_path, recipe, "--stage", "rank-1", *slower))
+    assert seen == [0, 1, 2, 2, 3], "checkpoints of the settings before are gone"
+    assert (tmp_path / "run" / "mine-1" / "stage.json").stat().st_mtime_ns == mined
+
+
+def test_a_run_can_be_moved(tmp_path, recipe, gr_train, done):
+    for stage in ("train", "mine-1"):
+        done(gr_train(tmp_path, recipe, "--stage", stage))
+    (tmp_path / "elsewhere").mkdir()
+    moved = (tmp_path / "run").rename(tmp_path / "elsewhere" / "run")
+    mined = (moved / "mine-1" / "stage.json").stat().st_mtime_ns
+    done(gr_train(tmp_path / "elsewhere", recipe, "--resume"))
+    assert (moved / "model").is_dir()
+    assert (moved / "mine-1" / "stage.json").stat().st_mtime_ns == mined
+
+
 def test_a_trained_model_goes_on_only_with_the_same_settings(tmp_path, recipe, gr_train, done, monkeypatch):
     done(gr_train(tmp_path / "first", recipe, "--stage", "train"))
     model = str(tmp_path / "first" / "run" / "train" / "model")
@@ -157,7 +195,9 @@ def test_scores_on_the_scale_of_roots(tmp_path, recipe, gr_train, done):
 def test_a_changed_setting_is_refused_for_finished_stages(tmp_path, recipe, gr_train, done):
     done(gr_train(tmp_path, recipe, "--stage", "train"))
     done(gr_train(tmp_path, recipe, "--stage", "mine-1"))
+    written = (tmp_path / "run" / "recipe.json").read_text()
     result = gr_train(tmp_path, recipe, "--resume", "--set", "mine.keys=5")
+    assert (tmp_path / "run" / "recipe.json").read_text() == written
     assert isinstance(result.exception, ProvenanceError)
     assert "'mine-1'" in str(result.exception)
     assert "mine changed" in str(result.exception)

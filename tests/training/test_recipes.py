@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import math
+import subprocess
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -272,6 +274,15 @@ def test_a_run_is_not_overwritten_unasked(tmp_path, generator):
     changed = gr_train(tmp_path, {**recipe, "sources_per_step": 5, "fit": {**FIT, "steps": 1}}, "--resume")
     assert "sources_per_step differ" in str(changed.exception)
     assert gr_train(tmp_path, recipe, "--restart").exception is None
+
+
+def test_what_accelerate_starts_says_one_sentence_too(tmp_path, generator):
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**generator, "sources_per_stp": 1}))
+    command = [sys.executable, "-m", "gr_training", str(tmp_path / "recipe.yaml")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "Did you mean 'sources_per_step'?" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_a_dry_run_shows_the_whole_recipe_and_writes_nothing(tmp_path, generator):

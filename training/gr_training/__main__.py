@@ -1,6 +1,8 @@
 """`python -m gr_training RECIPE.yaml` is `gr train RECIPE.yaml`: what `accelerate launch -m gr_training` starts."""
 
-from gr_training.cli import command
+import sys
+
+from gr_components.cli import main
 
 if __name__ == "__main__":
-    command()
+    main(["train", *sys.argv[1:]], prog_name="gr")

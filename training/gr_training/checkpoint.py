@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from gr_components.errors import ProvenanceError
+from gr_components.errors import ProvenanceError, full_disk
 
 _FORMAT = "gr.checkpoint/1"
 
@@ -58,6 +58,7 @@ def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
 
     :param weights: Tensors by name.
     :param path: A `.safetensors` file.
+    :raises OSError: If the disk is full; a file of that name stays as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
@@ -65,8 +66,10 @@ def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
         save_file({name: tensor.contiguous().cpu() for name, tensor in weights.items()}, str(partial))
         _sync(partial)
         os.replace(partial, path)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if number := full_disk(error):
+            raise OSError(number, f"no room for '{path}'; go on with --resume") from error
         raise
 
 
@@ -123,6 +126,17 @@ def latest_checkpoint(folder: Path) -> Path | None:
         shutil.rmtree(partial, ignore_errors=True)
     found = _checkpoints(folder)
     return found[-1] if found else None
+
+
+def clear(folder: Path) -> None:
+    """
+    Remove the checkpoints and best weights of a run that is begun anew: a later resume must not find them.
+
+    :param folder: Of the run.
+    """
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    for path in folder.glob("best-*.safetensors"):
+        path.unlink(missing_ok=True)
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:

@@ -10,7 +10,7 @@ from gr_components.extras import check_installed
 from gr_components.progress import Console, Silent
 from gr_training.config import load_raw, parse, to_plain
 from gr_training.recipes import recipe_module
-from gr_training.run import Run, prepare
+from gr_training.run import Run, prepare, write_recipe
 from gr_training.runtime import tune_malloc
 from gr_training.stages import plan
 
@@ -20,9 +20,9 @@ from gr_training.stages import plan
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder of the run. Default: runs/NAME.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Replace a setting: fit.steps=100.")
 @click.option("--resume", is_flag=True, help="Continue a run that was interrupted.")
-@click.option("--restart", is_flag=True, help="Throw away what the folder holds and begin again.")
+@click.option("--restart", is_flag=True, help="Throw away what the folder holds, or the one stage, and begin again.")
 @click.option("--device", default=None, help="cpu, or by default the best one there is.")
-@click.option("--stage", default=None, metavar="NAME", help="Run one stage of a recipe that has several.")
+@click.option("--stage", default=None, metavar="NAME", help="Run one stage, or continue it.")
 @click.option("--dry-run", is_flag=True, help="Check the recipe, show it with all defaults and its stages, and stop.")
 def command(
     recipe: Path, out: Path | None, overrides: tuple[str, ...], resume: bool, restart: bool, device: str | None,
@@ -51,11 +51,14 @@ def command(
         raise ConfigError(msg)
     out = Path("runs") / recipe.stem if out is None else out
     start(device)
+    resume = resume or (stage is not None and not restart)  # its own earlier attempt, and the stages before it
     if rank() == 0:
         folders = [each.name for each in module.stages(config)] if hasattr(module, "stages") else []
         folders += getattr(module, "RESULTS", [])
-        prepare(out, config, resume=resume or stage is not None, restart=restart, folders=folders)
+        prepare(out, config, resume=resume, restart=restart, folders=folders, only=stage)
     wait_for_main()  # until what a restart throws away is gone
     run = Run(out=out, resume=resume, device=device, report=Console() if rank() == 0 else Silent())
     folder = module.train(config, run, stage) if stage is not None else module.train(config, run)
+    if rank() == 0:
+        write_recipe(out, config)
     click.echo(str(folder))

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from gr_components.errors import ConfigError, NumericsError, ProvenanceError
 from gr_components.progress import JsonLines, Reporter, Silent, Tee
 from gr_training.checkpoint import (
+    clear,
     latest_checkpoint,
     load_weights,
     optimiser_tensors,
@@ -141,6 +142,8 @@ def fit(
     run.report = main if accelerator.is_main_process else Silent()
     if resume:
         run.restore()
+    elif accelerator.is_main_process:
+        clear(folder)
     run.train()
     return run.progress
 

@@ -39,18 +39,23 @@ class Run:
         return self.out / "model"
 
 
-def prepare(out: Path, config: Any, *, resume: bool, restart: bool, folders: Sequence[str] = ()) -> None:
+def prepare(
+    out: Path, config: Any, *, resume: bool, restart: bool, folders: Sequence[str] = (), only: str | None = None
+) -> None:
     """
-    Make the folder of a run and write the resolved recipe into it.
+    Make the folder of a run and write the resolved recipe into it; one that is there stays until the run is accepted.
 
     :param out: The folder.
     :param config: The recipe's config.
     :param resume: Whether a run that is there is to be continued.
     :param restart: Whether it is to be thrown away.
     :param folders: Names of the recipe's other folders: its stages, and what it makes besides `model`.
+    :param only: The one stage that a restart throws away.
     :raises ConfigError: If there is a run and neither was asked for.
     """
-    if (out / "recipe.json").exists() and not resume:
+    if only is not None and restart:
+        shutil.rmtree(out / only, ignore_errors=True)
+    elif (out / "recipe.json").exists() and not resume:
         if not restart:
             msg = (
                 f"'{out}' holds a run already. Use --resume to continue it, --restart to begin again, or another --out."
@@ -58,8 +63,19 @@ def prepare(out: Path, config: Any, *, resume: bool, restart: bool, folders: Seq
             raise ConfigError(msg)
         for name in ("checkpoints", "model", *folders):
             shutil.rmtree(out / name, ignore_errors=True)
-        for path in (*out.glob("best-*.safetensors"), out / "log.jsonl"):
+        for path in (*out.glob("best-*.safetensors"), out / "log.jsonl", out / "recipe.json"):
             path.unlink(missing_ok=True)
+    if not (out / "recipe.json").exists():
+        write_recipe(out, config)
+
+
+def write_recipe(out: Path, config: Any) -> None:
+    """
+    Write `recipe.json`.
+
+    :param out: Folder of the run.
+    :param config: The recipe's config.
+    """
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(to_plain(config), indent=2, ensure_ascii=False)
     with writing(out / "recipe.json") as file:

@@ -16,7 +16,7 @@ from typing import Any
 
 from gr_components.data.candidates import is_current, write_sidecar
 from gr_components.data.files import write_objects, writing
-from gr_components.errors import DISK_FULL, DataError
+from gr_components.errors import DataError, full_disk
 from gr_components.progress import Reporter, Silent
 from gr_training.distributed import rank
 
@@ -111,7 +111,7 @@ class Parts:
         try:
             yield
         except OSError as error:
-            if error.errno not in DISK_FULL:
+            if full_disk(error) is None:
                 raise
             finished = len(list(self.folder.glob("part-*.json")))
             msg = (
