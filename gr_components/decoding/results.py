@@ -98,6 +98,17 @@ class Matches:
         """The documents' scores."""
         return self.scored.scores_D
 
+    def occurring(self, place: int) -> Int64:
+        """
+        Return all identifiers that a document holds, largest weight first, also those that better ones overlap.
+
+        :param place: Rank of the document, 0 for the best.
+        :returns: N rows of `keys`.
+        """
+        first, end = self.scored.rows_D2[place]
+        keys_N = np.unique(self.scored.keys_M[first:end])
+        return keys_N[np.argsort(-self.powers_K[keys_N], kind="stable")]
+
     def identifiers(self, place: int) -> tuple[Int64, Float64, Float64]:
         """
         Return the identifiers of a document, largest contribution first.

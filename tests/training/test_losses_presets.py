@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import gr_training
 from gr_training.config import load_raw, parse
-from gr_training.losses.margin import ltrgr_margin
+from gr_training.generative.ranking_loss import LossConfig, ranking_loss
+from gr_training.losses.margin import ltrgr_margin, pick
 from gr_training.losses.presets import PUBLISHED
 from gr_training.losses.ranknet import distilled_ranknet
 from gr_training.recipes import recipe_module
@@ -60,6 +62,22 @@ def test_the_base_recipes_have_them(method):
     assert rank.questions_per_step % (8 if method == "dgr" else 8 * published.batch) == 0, "eight processes share it"
     assert config.mine.top_k == published.hits
     assert config.search["smoothing"] == published.smoothing
+
+
+@pytest.mark.parametrize("source", ["code", "paper"])
+def test_recipes_can_have_the_constants_of_ltrgr(source):
+    published = PUBLISHED["ltrgr", source]
+    config = parse(LossConfig, {"kind": "ltrgr", "margin": published.margin, "random_extra": published.random_extra,
+                                "pair_weights": list(published.pair_weights)}, source)  # fmt: skip
+    scores_BD = torch.tensor([[10.0, 400.0, 350.0, 90.0]])
+    labels_BD, mask_BD = torch.tensor([[1, 0, 1, 0]]), torch.ones(1, 4, dtype=torch.bool)
+    picks = pick(scores_BD, labels_BD, mask_BD, torch.zeros(1, 2))
+    wanted = ltrgr_margin(
+        scores_BD, labels_BD, mask_BD, picks, margin=published.margin, random_extra=published.random_extra,
+        weights=published.pair_weights,
+    )  # fmt: skip
+    found = ranking_loss(config, scores_BD, scores_BD, labels_BD, torch.zeros(1, 4), mask_BD, torch.zeros(1, 2))
+    assert found.tolist() == wanted.tolist() != [0.0]
 
 
 def test_the_table_is_complete():

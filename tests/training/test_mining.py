@@ -210,6 +210,27 @@ def test_lists_rebuild_the_search_s_scores(mined, questions, loaded):
     assert fewer[0].keys[int(fewer[0].keys_DN[0, 0])] == lists[0].keys[int(lists[0].keys_DN[0, 0])]
 
 
+def test_covers_of_the_released_code(model, questions, loaded, tmp_path):
+    """All identifiers of a passage: 1 - beta + beta * (share of tokens that none of the better ones has)."""
+    grammar, tokenizer = loaded
+    config = MineConfig(search={"beams": 40}, top_k=6, keys=64, folds=2)
+    paths = [tmp_path / f"{cover}.candidates.jsonl.gz" for cover in ("search", "released")]
+    for path, cover in zip(paths, ("search", "released"), strict=True):
+        mine_generative(model, questions, dataclasses.replace(config, cover=cover), path, device="cpu")
+    path, more = paths[1], 0
+    known = {(c.query, c.document): {key.tokens for key in c.keys} for c in read_candidates(paths[0])}
+    for each in read_candidates(path):
+        used: set[int] = set()
+        for key in each.keys:
+            view = grammar.view(key.view)
+            tokens = {*view.index_prefix, *key.tokens}
+            assert key.cover == pytest.approx(0.2 + 0.8 * len(tokens - used) / len(tokens), abs=1e-6)
+            used |= tokens
+        more += len({key.tokens for key in each.keys} - known[each.query, each.document])
+    assert more, "none was overlapped, so that the two covers cannot be told apart"
+    assert read_lists(path, questions, tokenizer, grammar)
+
+
 def test_training_scores_are_those_of_the_search(model, questions, tmp_path):
     """What the model itself gives the mined identifiers, pseudo-queries with the search's bias and cap among them."""
     search = {"beams": 40, "query_view_bias": 30.0, "query_view_cap": -2.0}

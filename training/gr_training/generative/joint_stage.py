@@ -12,11 +12,10 @@ Shapes: B questions, D passages of each list.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
 from torch import Tensor, nn
 
 from gr_components.data.candidates import path_hash
@@ -36,7 +35,7 @@ from gr_training.cross_encoder import (
     score_candidates,
     start_ranker,
 )
-from gr_training.fitting import Natural
+from gr_training.fitting import Natural, NonNegative
 from gr_training.generative.rank_stage import (
     RankConfig,
     RankInputs,
@@ -56,7 +55,6 @@ from gr_training.run import Run, identity, publish
 from gr_training.sources import QuestionSet, texts_of
 
 RANKER = "ranker"
-_Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _WIDTHS = {"float32": "full", "float16": "full", "int8": "int8"}
 
 
@@ -80,10 +78,10 @@ class JointConfig(RankConfig):
     """
 
     ranker: RankerStartConfig
-    distil_weight: _Weight = 1.0
+    distil_weight: NonNegative = 1.0
     detach_teacher: bool = True
-    supervised_weight: _Weight = 1.0
-    mutual_weight: _Weight = 0.0
+    supervised_weight: NonNegative = 1.0
+    mutual_weight: NonNegative = 0.0
     detach_student: bool = True
     head_start: Natural = 0
 

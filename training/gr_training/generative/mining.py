@@ -10,7 +10,7 @@ into folds, and those of a fold are searched over an index without their texts.
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -32,6 +32,7 @@ from gr_training.config import STRICT_KEYS, checked_dataclass, to_plain
 from gr_training.distributed import main_first
 from gr_training.fitting import Count, Natural
 from gr_training.generative.search_validation import build_index, search_config
+from gr_training.losses.identifier_score import covers
 from gr_training.mining.labels import LabelBy, Labels
 from gr_training.mining.parts import Parts, is_wanted
 from gr_training.sources import QuestionSet, input_names
@@ -51,6 +52,8 @@ class MineConfig:
         fewer pseudo-queries than later at inference.
     :param questions: How many questions, drawn by `seed`; 0 takes all.
     :param label_by: Positives by `qrels`, or by `answer_string`: every passage whose text has an answer.
+    :param cover: How much each identifier counts in training: as in the search, where those that better ones overlap
+        count nothing; or, as in the released code, all that a passage holds, by the tokens that better ones lack.
     :param dtype: What the model computes in: `bfloat16` takes a third of the time where the hardware has it.
     :param seed: Of the draw and of the folds.
     """
@@ -61,6 +64,7 @@ class MineConfig:
     folds: Annotated[int, Field(ge=2)] = 4
     questions: Natural = 0
     label_by: LabelBy = "qrels"
+    cover: Literal["search", "released"] = "search"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     seed: Natural = 13
 
@@ -220,11 +224,21 @@ class _Miner:
                 candidates.append(Candidate(question.id, name, place + 1, score, label, self._labels.source, keys))
         return candidates
 
+    def _covered(self, match: Matches, place: int) -> Iterable[tuple[int, float]]:
+        """Yield the best identifiers of a document with their covers."""
+        most = self._config.keys
+        if self._config.cover == "search":
+            keys_N, _, covers_N = match.identifiers(place)
+        else:
+            keys_N = match.occurring(place)
+            sequences_N = [row[row >= 0].tolist() for row in match.keys.sequences()[keys_N]]
+            beta = self._engine.config.beta
+            covers_N = covers(sequences_N, match.powers_K[keys_N], beta=beta, mode="released")
+        return zip(keys_N[:most].tolist(), covers_N[:most].tolist(), strict=True)
+
     def _keys(self, match: Matches, place: int, texts: dict[int, str]) -> tuple[Key, ...]:
         keys, found = match.keys, []
-        keys_N, _, covers_N = match.identifiers(place)
-        most = self._config.keys
-        for k, cover in zip(keys_N[:most].tolist(), covers_N[:most].tolist(), strict=True):
+        for k, cover in self._covered(match, place):
             if k not in texts:
                 texts[k] = self._engine.text(keys, k)
             tokens = tuple(token for token in keys.tokens_KT[k].tolist() if token >= 0)

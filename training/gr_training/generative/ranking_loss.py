@@ -4,14 +4,13 @@ Which ranking loss a recipe uses, as settings; the losses themselves are in `los
 Shapes: B questions, D passages of each list; a list starts with its positives, the best one first.
 """
 
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from gr_training.config import STRICT_KEYS, checked_dataclass
-from gr_training.fitting import Positive
+from gr_training.fitting import NonNegative, Positive
 from gr_training.losses.lambda_loss import lambda_loss
 from gr_training.losses.listwise import list_mle, listwise_infonce, listwise_kl, listwise_softmax
 from gr_training.losses.margin import ltrgr_margin, pick
@@ -48,22 +47,25 @@ class LossConfig:
     :param alpha: Exponent of an identifier's weight, as in inference.
     :param query_view: Log-probabilities of pseudo-queries: as the mining `search` counts them, with its
         `query_view_bias` and `query_view_cap` (an identifier at the cap then learns nothing), or `plain`, as published.
+    :param pair_weights: `ltrgr`: weights of the top and of the random pair; (.5, .5) in the released code, (1, 1) in
+        the paper.
     """
 
     kind: Literal[
         "ltrgr", "infonce", "dgr", "logistic_ranknet", "listnet", "listmle", "lambda_loss", "kl", "margin_mse"
     ]
     teachers: tuple[str, ...] = ()
-    margin: Annotated[float, Field(ge=0)] = 300.0
-    increment: Annotated[float, Field(ge=0)] = 100.0
+    margin: NonNegative = 300.0
+    increment: NonNegative = 100.0
     head_weights: bool = True
-    random_extra: Annotated[float, Field(ge=0)] = 100.0
+    random_extra: NonNegative = 100.0
     samplings: tuple[Literal["top", "random"], ...] = ("top", "random")
     temperature: Positive = 1.0
     teacher_temperature: Positive = 1.0
     scale: Literal["raw", "reference", "root"] = "raw"
     alpha: Positive = 2.0
     query_view: Literal["search", "plain"] = "search"
+    pair_weights: tuple[NonNegative, NonNegative] = (0.5, 0.5)
 
     def __post_init__(self) -> None:
         if self.kind in TAUGHT and not self.teachers:
@@ -100,10 +102,11 @@ def ranking_loss(
     teacher_BD = teacher_BD.detach() if detach_teacher else teacher_BD
     if config.kind == "ltrgr":
         picks = pick(mined_BD, labels_BD, mask_BD, draws_B2)
-        weights = tuple(0.5 * (name in config.samplings) for name in ("top", "random"))
+        top, random = config.pair_weights
+        weights = (top * ("top" in config.samplings), random * ("random" in config.samplings))
         return ltrgr_margin(
             scores_BD, labels_BD, mask_BD, picks, margin=config.margin, random_extra=config.random_extra,
-            weights=(weights[0], weights[1]),
+            weights=weights,
         )  # fmt: skip
     if config.kind == "infonce":
         return listwise_infonce(scores_BD, labels_BD, mask_BD, temperature=temperature)
