@@ -1,5 +1,7 @@
 """Teachers: the same texts as the student, several side by side, and no gap unnoticed."""
 
+import shutil
+
 import pytest
 
 from gr_components.data import (
@@ -124,6 +126,31 @@ def test_gaps_and_nan_are_refused_with_the_line(mined, questions, tmp_path):
                   functions={"bad": lambda pairs, bad=bad: [1.0, bad, *[0.0] * (len(pairs) - 2)]})  # fmt: skip
     with pytest.raises(DataError, match=r"teacher 'short' gave \d+ scores for \d+ lines"):
         teach(mined, tmp_path / "b.jsonl", [], questions, functions={"short": lambda pairs: overlap(pairs)[1:]})
+
+
+@pytest.mark.parametrize("kind", ["cross_encoder", "bi_encoder"])
+def test_a_model_that_gives_nan_is_named_with_the_line(
+    kind, mined, questions, tiny_ranker_model, tiny_encoder, tmp_path
+):
+    from safetensors.torch import load_file, save_file
+
+    from gr_components.tokenization import TextTokenizer
+
+    lines, asked = list(read_candidates(mined)), {q.id: q.text for q in questions.questions}
+    text_of = {p.id: searchable_text(p.title, p.text) for p in questions.passages}
+    tokenizer = TextTokenizer.from_folder(tiny_encoder)
+    texts = [f"{asked[c.query]} {text_of[c.document]}" for c in lines]
+    tokens = [set(several) for several in tokenizer.encode(texts)]
+    place = next(n for n in range(10, len(lines)) if tokens[n] - set.union(*tokens[:n]))  # has what no line before has
+    token = min(tokens[place] - set.union(*tokens[:place]))
+    shutil.copytree(tiny_ranker_model if kind == "cross_encoder" else tiny_encoder, tmp_path / "nan")
+    state = load_file(tmp_path / "nan" / "model.safetensors")
+    (name,) = [name for name in state if name.endswith("word_embeddings.weight")]
+    state[name][token] = float("nan")
+    save_file(state, tmp_path / "nan" / "model.safetensors", metadata={"format": "pt"})
+    where = rf"candidates\.jsonl\.gz, line {place + 1}: teacher 't' has no number for question '{lines[place].query}'"
+    with pytest.raises(DataError, match=rf"{where} and passage '{lines[place].document}'\. The model gave NaN"):
+        teach(mined, tmp_path / "b.jsonl", [config(kind=kind, model=str(tmp_path / "nan"))], questions, device="cpu")
 
 
 def test_bm25_scores_what_it_finds_and_0_elsewhere(mined, questions, tmp_path):

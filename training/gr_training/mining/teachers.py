@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from gr_components.data import Candidate, check_inputs, read_run, searchable_text
 from gr_components.data.candidates import candidate_line, path_hash
-from gr_components.errors import ConfigError, DataError
+from gr_components.errors import ConfigError, DataError, NumericsError
 from gr_components.indexes.lexical import Analysis, LexicalIndex
 from gr_components.models.pair_scorer import load_pair_scorer
 from gr_components.models.text_encoder import load_text_encoder
@@ -174,7 +174,15 @@ def _pieces(chunk: list[Any]) -> Iterator[list[Any]]:
 def _scored(source: Path, rows: Sequence[Row], scorers: Mapping[str, "_Scorer"]) -> list[Candidate]:
     teachers = [dict(row.candidate.teachers) for row in rows]
     for name, scorer in scorers.items():
-        scores = scorer.score(rows)
+        try:
+            scores = scorer.score(rows)
+        except NumericsError as error:
+            c = (row := _first_without(scorer, rows)).candidate
+            msg = (
+                f"{source}, line {row.line}: teacher {name!r} has no number for question {c.query!r} and passage "
+                f"{c.document!r}. {error}"
+            )
+            raise DataError(msg) from error
         if len(scores) != len(rows):
             msg = f"{source}: teacher {name!r} gave {len(scores)} scores for {len(rows)} lines."
             raise DataError(msg)
@@ -188,6 +196,19 @@ def _scored(source: Path, rows: Sequence[Row], scorers: Mapping[str, "_Scorer"])
                 raise DataError(msg)
             known[name] = float(score)
     return [replace(row.candidate, teachers=known) for row, known in zip(rows, teachers, strict=True)]
+
+
+def _first_without(scorer: "_Scorer", rows: Sequence[Row]) -> Row:
+    """Return the first line for which a model gives no number, where it gives none for some of them."""
+    while len(rows) > 1:
+        half = rows[: len(rows) // 2]
+        try:
+            scorer.score(half)
+        except NumericsError:
+            rows = half
+        else:
+            rows = rows[len(half) :]
+    return rows[0]
 
 
 class _Scorer(ABC):
