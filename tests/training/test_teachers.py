@@ -199,13 +199,28 @@ def test_what_does_not_fit_is_refused(mined, questions, tmp_path):
         config(kind="run", model="x")
     with pytest.raises(ConfigError, match="kind 'bm25' needs neither model nor run"):
         config(kind="bm25", run="x")
-    with pytest.raises(ConfigError, match="query_prefix and passage_prefix are for teachers of kind 'bi_encoder'"):
-        config(kind="bm25", query_prefix="query: ")
     with pytest.raises(ConfigError, match="kind 'bi_encoder' needs model, got none"):
         config(kind="bi_encoder")
     mined.write_bytes(mined.read_bytes() + b"\0")
     with pytest.raises(ProvenanceError, match="changed since"):
         teach(target, tmp_path / "more.jsonl", [], questions, functions={"u": overlap})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kind": "bm25", "query_prefix": "query: "}, "query_prefix is for teachers of kind 'bi_encoder'. 't' is of"),
+        ({"kind": "bm25", "similarity": "dot"}, "similarity is for teachers of kind 'bi_encoder'"),
+        ({"kind": "cross_encoder", "model": "m", "similarity": "dot"}, "similarity is for .* of kind 'cross_encoder'"),
+        ({"kind": "bm25", "missing": "lowest"}, "missing is for teachers of kind 'run'"),
+        ({"kind": "bi_encoder", "model": "m", "language": "german"}, "language is for teachers of kind 'bm25'"),
+        ({"kind": "run", "run": "r", "dtype": "float16"}, "dtype is for .* 'cross_encoder' or 'bi_encoder'"),
+        ({"kind": "run", "run": "r", "batch_size": 8, "similarity": "dot"}, "similarity is for .*; batch_size is for"),
+    ],
+)  # fmt: skip
+def test_settings_that_do_nothing_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        config(**settings)
 
 
 def test_candidates_of_another_set_are_refused(questions, tmp_path):

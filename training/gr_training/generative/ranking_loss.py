@@ -4,6 +4,9 @@ Which ranking loss a recipe uses, as settings; the losses themselves are in `los
 Shapes: B questions, D passages of each list; a list starts with its positives, the best one first.
 """
 
+import json
+from collections.abc import Sequence
+from dataclasses import fields
 from typing import Annotated, Literal
 
 import torch
@@ -19,11 +22,24 @@ from gr_training.losses.ranknet import distilled_ranknet, logistic_ranknet
 from gr_training.losses.regression import margin_mse
 from gr_training.losses.targets import positives_first, rank_grades
 
+TEMPERATURES = ("temperature", "teacher_temperature")
 # Losses that read the scores of teachers, those of them with a gradient for the teacher (the others read its order
 # alone), and losses that read labels alone.
 TAUGHT = ("dgr", "logistic_ranknet", "listnet", "listmle", "lambda_loss", "kl", "margin_mse")
 GRADED = ("kl", "margin_mse")
 LABELLED = ("ltrgr", "infonce")
+# What of the settings that not all losses read a loss reads.
+_READ: dict[str, tuple[str, ...]] = {
+    "ltrgr": ("margin", "random_extra", "samplings"),
+    "infonce": ("temperature",),
+    "dgr": ("margin", "increment", "head_weights"),
+    "logistic_ranknet": ("temperature",),
+    "listmle": ("temperature",),
+    "lambda_loss": ("temperature",),
+    "listnet": TEMPERATURES,
+    "kl": TEMPERATURES,
+    "margin_mse": TEMPERATURES,
+}
 
 
 @checked_dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
@@ -74,6 +90,24 @@ class LossConfig:
             raise ValueError(msg)
         if not self.samplings:
             msg = "loss.samplings needs top, random or both."
+            raise ValueError(msg)
+
+    def check_read(self, more: Sequence[str] = ()) -> None:
+        """
+        Make sure that every setting that differs from its default does something.
+
+        :param more: Settings that something else reads, whatever the kind.
+        :raises ValueError: If `kind` does not read one; names all of them.
+        """
+        some = {name for several in _READ.values() for name in several} - {*_READ[self.kind], *more}
+        defaults = {field.name: field.default for field in fields(self) if field.name in some}
+        unread = [name for name, default in defaults.items() if getattr(self, name) != default]
+        if unread:
+            back = ", ".join(f"{name}={json.dumps(defaults[name])}" for name in unread)
+            msg = (
+                f"loss.kind {self.kind} does not read {', '.join(f'loss.{name}' for name in unread)}. "
+                f"Take that out, or set the default: {back}."
+            )
             raise ValueError(msg)
 
 

@@ -7,7 +7,7 @@ reads: the question, and the passage's title and text.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import islice
 from math import isfinite
 from pathlib import Path
@@ -31,6 +31,13 @@ from gr_training.mining.parts import Parts, is_wanted
 from gr_training.sources import QuestionSet, input_names, local_file
 
 _PART, _AT_ONCE = 64, 8
+_ENCODERS = ("cross_encoder", "bi_encoder")
+# Kinds that read settings which not all kinds read.
+_KINDS = {
+    "query_prefix": ("bi_encoder",), "passage_prefix": ("bi_encoder",), "similarity": ("bi_encoder",),
+    "missing": ("run",), "language": ("bm25",),
+    "batch_size": _ENCODERS, "max_length": _ENCODERS, "dtype": _ENCODERS,
+}  # fmt: skip
 
 # Question and passage texts of P pairs in, P scores out; larger is better.
 Function = Callable[[Sequence[tuple[str, str]]], Sequence[float]]
@@ -74,8 +81,11 @@ class TeacherConfig:
     def __post_init__(self) -> None:
         wanted = {"run": "run", "bm25": None}.get(self.kind, "model")
         given = [name for name in ("model", "run") if getattr(self, name) is not None]
-        if self.kind != "bi_encoder" and (self.query_prefix, self.passage_prefix) != (None, None):
-            msg = f"query_prefix and passage_prefix are for teachers of kind 'bi_encoder'; '{self.name}' is none."
+        idle = [f.name for f in fields(self) if self.kind not in _KINDS.get(f.name, (self.kind,))
+                and getattr(self, f.name) != f.default]  # fmt: skip
+        if idle:
+            of = "; ".join(f"{name} is for teachers of kind {' or '.join(map(repr, _KINDS[name]))}" for name in idle)
+            msg = f"{of}. '{self.name}' is of kind '{self.kind}': take it out."
             raise ValueError(msg)
         if given != ([wanted] if wanted else []):
             msg = f"a teacher of kind '{self.kind}' needs {wanted or 'neither model nor run'}, got {given or 'none'}."
