@@ -312,7 +312,7 @@ def test_a_full_disk_keeps_what_is_finished(finished, model, questions, tmp_path
 
 
 def test_bad_settings_and_models(model, questions, tiny_encoder, tmp_path):
-    with pytest.raises(ConfigError, match=r"search: .*beam_width"):
+    with pytest.raises(ConfigError, match=r"search: unknown key 'beam_width'\. Did you mean"):
         mine_generative(model, questions, MineConfig(search={"beam_width": 3}), tmp_path / "c.jsonl")
     with pytest.raises(ModelError, match="no generative retriever"):
         mine_generative(tiny_encoder, questions, CONFIG, tmp_path / "c.jsonl")

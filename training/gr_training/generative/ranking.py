@@ -132,7 +132,7 @@ class ChainConfig:
         if len(set(names)) < len(names):
             msg = f"data: each set needs a name of its own, got {names}."
             raise ValueError(msg)
-        search_config(self.search), search_config(self.mine.search)
+        search_config(self.search), search_config(self.mine.search, "mine.search")
 
     def check_ending(self, name: str, ending: RankConfig) -> None:
         """
