@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,10 @@ __all__ = [
 
 LABEL_SOURCES = ("qrels", "answer_string", "pseudo")
 _BLOCK = 1 << 20
+_TEXT, _WHOLE, _NUMBER, _NOTHING = (str,), (int,), (int, float), type(None)
+# Types of an identifier's values in the order of `Key`: the first four, or more of them.
+_KEY_TYPES = (_TEXT, _TEXT, _NUMBER, _WHOLE, (list,), (*_NUMBER, _NOTHING), (*_NUMBER, _NOTHING))
+_KEY_SHAPES = frozenset(shape for size in range(4, 8) for shape in product(*_KEY_TYPES[:size]))
 _MODEL_FILES = (".json", ".safetensors")
 
 
@@ -145,8 +150,7 @@ def numbered_candidates(path: str | Path) -> Iterator[tuple[int, Candidate]]:
     """
     for number, data in read_objects(path):
         try:
-            keys = tuple(_key(*key) for key in data.pop("keys", ()))
-            candidate = Candidate(keys=keys, **data)
+            candidate = _candidate(data.pop("keys", []), data)
         except TypeError as error:
             msg = f"{path}, line {number}: not a candidate ({error}): {shown(data)}"
             raise DataError(msg) from error
@@ -252,11 +256,60 @@ def candidate_line(candidate: Candidate) -> dict[str, Any]:
     }
 
 
+def _candidate(keys: Any, data: dict[str, Any]) -> Candidate:
+    """Build a candidate from the values of a line. Types are those of JSON, so that `type` tells true from 1."""
+    if type(keys) is not list or any(type(key) is not list for key in keys):
+        msg = f"keys must be a list of lists, got {shown(keys)}"
+        raise TypeError(msg)
+    # A file has millions of identifiers: what is wrong is only looked for in a line where something is.
+    known = {tuple(map(type, key)) for key in keys} <= _KEY_SHAPES
+    if not (known and _are_whole(chain.from_iterable(key[4] for key in keys if len(key) > 4))):
+        for key in keys:
+            _check_key(*key)
+    candidate = Candidate(keys=tuple(_key(*key) for key in keys), **data)
+    _check("query", candidate.query, _TEXT, "a text")
+    _check("document", candidate.document, _TEXT, "a text")
+    _check("rank", candidate.rank, _WHOLE, "a whole number")
+    _check("score", candidate.score, _NUMBER, "a number")
+    _check("label", candidate.label, (*_WHOLE, _NOTHING), "a whole number or null")
+    _check("label_source", candidate.label_source, (*_TEXT, _NOTHING), "a text or null")
+    _check("teachers", candidate.teachers, (dict,), "a mapping of names to numbers")
+    for name, score in candidate.teachers.items():
+        _check(f"teachers.{name}", score, _NUMBER, "a number")
+    return candidate
+
+
 def _key(
     text: str, view: str, log_probability: float, count: int, tokens: Sequence[int] = (), cover: float | None = None,
     prior: float | None = None,
 ) -> Key:  # fmt: skip
     return Key(text, view, log_probability, count, tuple(tokens), cover, prior)
+
+
+def _check_key(
+    text: Any, view: Any, log_probability: Any, count: Any, tokens: Any = (), cover: Any = None, prior: Any = None
+) -> None:
+    """Say what is wrong with an identifier, if anything is."""
+    _check("the text of an identifier", text, _TEXT, "a text")
+    where = f"of the identifier {shown(text)}"
+    _check(f"the view {where}", view, _TEXT, "a text")
+    _check(f"the log-probability {where}", log_probability, _NUMBER, "a number")
+    _check(f"the count {where}", count, _WHOLE, "a whole number")
+    _check(f"the cover {where}", cover, (*_NUMBER, _NOTHING), "a number or null")
+    _check(f"the prior {where}", prior, (*_NUMBER, _NOTHING), "a number or null")
+    if type(tokens) not in (list, tuple) or not _are_whole(tokens):
+        msg = f"the tokens {where} must be a list of whole numbers, got {shown(tokens)}"
+        raise TypeError(msg)
+
+
+def _are_whole(values: Iterable[Any]) -> bool:
+    return set(map(type, values)) <= {int}
+
+
+def _check(name: str, value: Any, types: tuple[type, ...], wanted: str) -> None:
+    if type(value) not in types:
+        msg = f"{name} must be {wanted}, got {shown(value)}"
+        raise TypeError(msg)
 
 
 def _key_values(key: Key) -> list[Any]:

@@ -65,7 +65,13 @@ class Variant:
 
 
 def _loss(**changes: str) -> Variant:
-    return Variant({f"rank.loss.{name}": value for name, value in changes.items()})
+    if "kind" not in changes:
+        return Variant({f"rank.loss.{name}": value for name, value in changes.items()})
+    return Variant({"rank.loss": _mapping(teachers="[bm25, dense]", scale="reference", **changes)})  # without margins
+
+
+def _mapping(**values: str) -> str:
+    return "{" + ", ".join(f"{name}: {value}" for name, value in values.items()) + "}"
 
 
 def _taught(teachers: str) -> Variant:
@@ -74,9 +80,9 @@ def _taught(teachers: str) -> Variant:
 
 
 def _ltrgr(likelihood_weight: str | None = None, **changes: str) -> Variant:
-    loss = {"kind": "ltrgr", "scale": "reference", "margin": "0.15", "random_extra": "0.05", **changes}
-    parts = ", ".join(f"{name}: {value}" for name, value in loss.items())
-    settings = {"recipe": "ltrgr", "teach": "[]", "rank.lists.length": "4", "rank.loss": f"{{{parts}}}"}
+    margins = {} if "kind" in changes else {"margin": "0.15", "random_extra": "0.05"}
+    loss = _mapping(**{"kind": "ltrgr", "scale": "reference", **margins, **changes})
+    settings = {"recipe": "ltrgr", "teach": "[]", "rank.lists.length": "4", "rank.loss": loss}
     if likelihood_weight is not None:
         settings["rank.likelihood_weight"] = likelihood_weight
     return Variant(settings, ("train", "mine-1"))
@@ -100,8 +106,8 @@ TABLES: dict[str, dict[str, Variant]] = {
     "ltrgr": {
         "ltrgr": _ltrgr(),
         "ltrgr-no-likelihood": _ltrgr(likelihood_weight="0"),
-        "ltrgr-top-only": _ltrgr(samplings="[top]"),
-        "ltrgr-random-only": _ltrgr(samplings="[random]"),
+        "ltrgr-top-only": _ltrgr(pair_weights="[0.5, 0]"),
+        "ltrgr-random-only": _ltrgr(pair_weights="[0, 0.5]"),
         "ltrgr-likelihood-1": _ltrgr(likelihood_weight="1.0"),
         "ltrgr-infonce": _ltrgr(kind="infonce", temperature="0.1"),
     },

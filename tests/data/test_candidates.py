@@ -1,4 +1,5 @@
 import importlib
+import json
 
 import pytest
 
@@ -69,6 +70,46 @@ def test_bad_lines_are_named(tmp_path):
         list(read_candidates(path))
     path.write_text('{"query": "q", "document": "d", "rank": 1, "score": 1.0, "label_source": "guess"}')
     with pytest.raises(DataError, match="label_source must be one of qrels, answer_string, pseudo, got 'guess'"):
+        list(read_candidates(path))
+
+
+LINE = {"query": "q", "document": "d", "rank": 1, "score": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"query": ["q"]}, r"query must be a text, got \['q'\]"),
+        ({"document": 3}, "document must be a text, got 3"),
+        ({"rank": "1"}, "rank must be a whole number, got '1'"),
+        ({"score": None}, "score must be a number, got None"),
+        ({"score": True}, "score must be a number, got True"),
+        ({"label": True}, "label must be a whole number or null, got True"),
+        ({"label_source": []}, r"label_source must be a text or null, got \[\]"),
+        ({"teachers": None}, "teachers must be a mapping of names to numbers, got None"),
+        ({"teachers": [1.0]}, "teachers must be a mapping"),
+        ({"teachers": {"t": None}}, r"teachers\.t must be a number, got None"),
+        ({"keys": None}, "keys must be a list of lists, got None"),
+        ({"keys": [{"a": 1}]}, "keys must be a list of lists"),
+        ({"keys": ["abcd"]}, "keys must be a list of lists"),
+        ({"keys": [["cup", "body", -1.0]]}, "missing 1 required positional argument: 'count'"),
+        ({"keys": [[None, "body", -1.0, 3]]}, "the text of an identifier must be a text, got None"),
+        ({"keys": [["cup", ["body"], -1.0, 3]]}, r"the view of the identifier 'cup' must be a text, got \['body'\]"),
+        ({"keys": [["cup", "body", "-1", 3]]}, "the log-probability of the identifier 'cup' must be a num.*, got '-1'"),
+        ({"keys": [["cup", "body", -1.0, None]]}, "the count of the identifier 'cup' must be a whole number, got None"),
+        ({"keys": [["cup", "body", -1.0, "2"]]}, "the count of the identifier 'cup' must be a whole number, got '2'"),
+        ({"keys": [["cup", "body", -1.0, 2, "abc"]]}, "the tokens of the identifier 'cup' must be a list of whole num"),
+        ({"keys": [["cup", "body", -1.0, 2, [[5]]]]}, r"the tokens of .* whole numbers, got \[\[5\]\]"),
+        ({"keys": [["cup", "body", -1.0, 2, [5.0]]]}, "the tokens of .* whole numbers"),
+        ({"keys": [["cup", "body", -1.0, 2, None]]}, "the tokens of .* whole numbers, got None"),
+        ({"keys": [["cup", "body", -1.0, 2, [5], "c"]]}, "the cover of the identifier 'cup' must be a number or null"),
+        ({"keys": [["cup", "body", -1.0, 2, [5], 1.0, "x"]]}, "the prior of the identifier 'cup' must be .*, got 'x'"),
+    ],
+)  # fmt: skip
+def test_values_of_other_types_are_named(tmp_path, values, problem):
+    path = tmp_path / "c.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in (LINE, {**LINE, **values})))
+    with pytest.raises(DataError, match=rf"c\.jsonl, line 2: not a candidate \(.*{problem}"):
         list(read_candidates(path))
 
 

@@ -53,6 +53,24 @@ def test_all_problems_are_reported_at_once_with_path_and_value():
     assert "several.1.rat: unknown key. Did you mean 'rate'?" in text
 
 
+def test_a_section_s_own_check_does_not_print_the_section():
+    @checked_dataclass(frozen=True, kw_only=True)
+    class Checked:
+        inner: Inner
+
+        def __post_init__(self) -> None:
+            msg = "inner cannot be."
+            raise ValueError(msg)
+
+    for inner in ({"rate": 1}, Inner(rate=1)):
+        with pytest.raises(ConfigError) as caught:
+            parse(Checked, {"inner": inner}, "my.yaml")
+        assert str(caught.value) == "my.yaml has 1 problem(s):\n  recipe: inner cannot be."
+    with pytest.raises(ConfigError) as caught:
+        parse(Outer, {"steps": ["ten"] * 1000}, "my.yaml")
+    assert len(str(caught.value)) < 300
+
+
 def test_a_missing_setting_is_named():
     with pytest.raises(ConfigError, match="steps: this setting is required"):
         parse(Outer, {}, "x")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from gr_components.data import check_inputs, normalise, read_candidates, write_candidates
-from gr_components.data.candidates import path_hash
+from gr_components.data.candidates import path_hash, write_sidecar
 from gr_components.data.files import read_objects, write_objects
 from gr_components.decoding.grammar import Grammar, reserved_grammar
 from gr_components.errors import ConfigError, DataError, ModelError, ProvenanceError, TokenizerMismatchError
@@ -88,7 +88,7 @@ def edited(mined):
         sidecar = json.loads(mined.with_name(f"{mined.name}.meta.json").read_text())
         change(lines)
         write_objects(mined, lines)
-        write_candidates(mined, read_candidates(mined), made_by=sidecar["made_by"], inputs=sidecar["inputs"])
+        write_sidecar(mined, made_by=sidecar["made_by"], hashes=sidecar["inputs"])
         return mined
 
     return edit
@@ -333,7 +333,7 @@ def test_a_full_disk_keeps_what_is_finished(finished, model, questions, tmp_path
 
 
 def test_bad_settings_and_models(model, questions, tiny_encoder, tmp_path):
-    with pytest.raises(ConfigError, match=r"search: .*beam_width"):
+    with pytest.raises(ConfigError, match=r"search: unknown key 'beam_width'\. Did you mean"):
         mine_generative(model, questions, MineConfig(search={"beam_width": 3}), tmp_path / "c.jsonl")
     with pytest.raises(ModelError, match="no generative retriever"):
         mine_generative(tiny_encoder, questions, CONFIG, tmp_path / "c.jsonl")
@@ -401,6 +401,17 @@ def _set(**values):
         (_key(4, []), "line 2: the identifier '.*' has no tokens, cover or prior"),
         (_key(6, 0.0), r"line 2: the identifier '.*' occurs \d+ times in the index \(share 0.0\)"),
         (_key(2, float("nan")), "line 2: the identifier '.*' has cover .* and nan nats"),
+        (_key(2, 3), r"line 2: the identifier '.*' has cover .* and 3 nats \(0 at most\)"),
+        (_key(2, -(10**400)), r"line 2: the identifier '.*' has cover .* nats"),
+        (_key(4, [10**7]), r"line 2: the identifier '.*' must have tokens between 0 and \d+, got \[10000000\]"),
+        (_key(4, [5, -3]), r"line 2: the identifier '.*' must have tokens between 0 and \d+, got \[5, -3\]"),
+        (_key(4, "abc"), r"line 2: not a candidate \(the tokens of the identifier '.*' must be .*, got 'abc'"),
+        (_key(3, None), r"line 2: not a candidate \(the count of the identifier"),
+        (_key(5, 1.2), r"line 2: the identifier '.*' has cover 1.2 \(of 0 to 1\)"),
+        (_key(6, "x"), r"line 2: not a candidate \(the prior of the identifier"),
+        (_set(teachers=None), r"line 2: not a candidate \(teachers must be a mapping"),
+        (_set(score=10**400), "line 2: score must be a number, got 1000"),
+        (_set(label=10**30), "line 2: label must be a grade up to"),
         (lambda lines: [line["teachers"].update(t=1.0) for line in lines[1:]], "line 1: teacher 't' .* got nothing"),
         (lambda lines: [line["teachers"].update(t=1.0 if n != 1 else float("nan")) for n, line in enumerate(lines)],
          "line 2: teacher 't' must give a number, got nan"),

@@ -139,6 +139,8 @@ def test_losses_by_hand() -> None:
         ({"distil_weight": 0, "mutual_weight": 1}, "the retriever learns nothing from the ranker"),
         ({"supervised_weight": 0}, "the ranker learns nothing: .* use the recipe dgr"),
         ({"supervised_weight": 0, "mutual_weight": 1, "head_start": 5}, "head_start needs supervised_weight"),
+        ({"loss": {**LOSS, "margin": 3}}, "kl does not read loss.margin"),
+        ({"loss": {**LOSS, "kind": "dgr", "pair_weights": [1, 0]}}, "dgr does not read loss.pair_weights"),
         ({"ranker": {}}, "ranker.model: this setting is required"),
         ({"mutual_weight": -1}, "mutual_weight"),
     ],

@@ -15,11 +15,12 @@ from gr_components.errors import ConfigError, ProvenanceError
 from gr_components.models.description import read_description
 from gr_components.models.seq2seq.folder import load_seq2seq
 from gr_training.checkpoint import load_weights
-from gr_training.config import parse
+from gr_training.config import load_raw, parse
 from gr_training.generative import ranking
 from gr_training.generative.rank_stage import RankBatches
 from gr_training.generative.ranking_lists import ListsConfig, draw, violating
 from gr_training.generative.ranking_loss import LossConfig
+from gr_training.recipes import recipe_module
 from gr_training.recipes.dgr import Config as DGRConfig
 from gr_training.recipes.ltrgr import Config as LTRGRConfig
 from gr_training.run import Run
@@ -196,7 +197,7 @@ def test_a_changed_setting_is_refused_for_finished_stages(tmp_path, recipe, gr_t
     done(gr_train(tmp_path, recipe, "--stage", "train"))
     done(gr_train(tmp_path, recipe, "--stage", "mine-1"))
     written = (tmp_path / "run" / "recipe.json").read_text()
-    result = gr_train(tmp_path, recipe, "--resume", "--set", "mine.keys=5")
+    result = gr_train(tmp_path, recipe, "--resume", "--set", "mine.keys=7")
     assert (tmp_path / "run" / "recipe.json").read_text() == written
     assert isinstance(result.exception, ProvenanceError)
     assert "'mine-1'" in str(result.exception)
@@ -242,14 +243,88 @@ def test_a_plan_with_times(tmp_path, taught, gr_train, done):
         ({"mined": ["nothing"]}, "mined names \\['nothing'\\]"),
         ({"teach": []}, "rank.loss.teachers names \\['vectors', 'words'\\]"),
         ({"teach": [{"name": "words", "kind": "bm25"}] * 2}, "each teacher needs a name of its own"),
-        ({"search": {"beamz": 3}}, "beamz"),
-        ({"search": {"alpha": 1.0}}, "loss.alpha is 2, but the search has alpha 1"),
-        ({"search": {}, "mine": {"search": {"alpha": 3.0}}}, "loss.alpha is 2, but the search has alpha 3"),
+        ({"search": {"beamz": 3}}, r"recipe: search: unknown key 'beamz'\. Did you mean 'beams'\?$"),
+        ({"search": {"views": ["bodyy"]}}, r"search: views: there is no view 'bodyy'\. Did you mean 'body'\?$"),
+        (
+            {"search": {"views": [["body"], "x"]}},
+            r"no view \['body'\]\. .* no view 'x'\. Known are body, title, query\.$",
+        ),
+        ({"search": {"views": "body"}}, "views must be a tuple of different view names or None, got 'body'"),
+        ({"search": {}, "mine": {"search": {"beamz": 3}}}, "recipe: mine.search: unknown key 'beamz'"),
+        ({"search": {"alpha": 1.0}}, "loss.alpha is 2, but search has alpha 1"),
+        ({"search": {}, "mine": {"search": {"alpha": 3.0}}}, "loss.alpha is 2, but mine.search has alpha 3"),
+        ({"mine": {"top_k": 3}}, "rank.lists.length is 4, but mine.top_k keeps only 3"),
+        ({"mine": {"keys": 5}}, "rank.lists.keys is 6, but mine.keys keeps only 5"),
     ],
 )
 def test_recipes_that_cannot_run(taught, change, message):
     with pytest.raises(ConfigError, match=message):
         parse(DGRConfig, {**taught, **change}, "x")
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        ({"kind": "dgr", "temperature": 0.5}, r"dgr does not read loss\.temperature\. .* default: temperature=1\.0"),
+        ({"kind": "dgr", "teacher_temperature": 0.5}, "loss.teacher_temperature"),
+        ({"kind": "dgr", "random_extra": 5, "pair_weights": [1, 0]},
+         r"loss\.random_extra, loss\.pair_weights\. .* random_extra=100\.0, pair_weights=\[0\.5, 0\.5\]"),
+        ({"kind": "listnet", "margin": 3}, "listnet does not read loss.margin"),
+        ({"kind": "kl", "increment": 3}, "kl does not read loss.increment"),
+        ({"kind": "margin_mse", "head_weights": False}, r"loss\.head_weights\. .* head_weights=true"),
+        ({"kind": "listmle", "teacher_temperature": 3}, "loss.teacher_temperature"),
+        ({"kind": "lambda_loss", "random_extra": 3}, "loss.random_extra"),
+        ({"kind": "logistic_ranknet", "pair_weights": [1, 0]}, "loss.pair_weights"),
+    ],
+)  # fmt: skip
+def test_settings_that_a_taught_loss_does_not_read(taught, loss, message):
+    rank = {**taught["rank"], "loss": {"teachers": ["words", "vectors"], **loss}}
+    with pytest.raises(ConfigError, match=message):
+        parse(DGRConfig, {**taught, "rank": rank}, "x")
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        ({"kind": "ltrgr", "increment": 3}, "ltrgr does not read loss.increment"),
+        ({"kind": "ltrgr", "head_weights": False}, "loss.head_weights"),
+        ({"kind": "ltrgr", "temperature": 2, "teacher_temperature": 3}, "loss.temperature, loss.teacher_temperature"),
+        ({"kind": "infonce", "margin": 3}, "infonce does not read loss.margin"),
+        ({"kind": "infonce", "teacher_temperature": 3}, "loss.teacher_temperature"),
+    ],
+)  # fmt: skip
+def test_settings_that_a_labelled_loss_does_not_read(recipe, loss, message):
+    with pytest.raises(ConfigError, match=message):
+        parse(LTRGRConfig, {**recipe, "rank": {**recipe["rank"], "loss": loss}}, "x")
+
+
+def test_pairs_without_a_likelihood_term(recipe):
+    rank = {**recipe["rank"], "likelihood_weight": 0, "pairs": {"title": 2}}
+    with pytest.raises(ConfigError, match=r"rank\.pairs is of the likelihood term, which rank\.likelihood_weight 0"):
+        parse(LTRGRConfig, {**recipe, "rank": rank}, "x")
+
+
+def test_defaults_may_ask_for_more_than_is_mined(recipe):
+    rank = {**recipe["rank"], "lists": {}}  # 6 passages with 40 identifiers
+    assert parse(LTRGRConfig, {**recipe, "mine": {"top_k": 5, "keys": 6}, "rank": rank}, "x").mine.top_k == 5
+
+
+def test_the_search_has_the_exponent_of_the_loss_too(recipe):
+    rank = {**recipe["rank"], "loss": {**LOSS, "alpha": 3.0}}
+    with pytest.raises(ConfigError, match=r"loss\.alpha is 3, but search has alpha 2"):
+        parse(LTRGRConfig, {**recipe, "search": {}, "mine": {"search": {"alpha": 3.0}}, "rank": rank}, "x")
+    assert parse(LTRGRConfig, {**recipe, "search": {"alpha": 3.0}, "rank": rank}, "x")
+
+
+def test_variants_of_the_benchmark_can_be_read(load_script, monkeypatch):
+    folder = Path(__file__).parents[1] / "benchmarks"
+    monkeypatch.syspath_prepend(folder)
+    chain = load_script(folder / "generative_chain.py")
+    variants = {name: variant for table in chain.TABLES.values() for name, variant in table.items()}
+    assert len(variants) > 30
+    for name, variant in variants.items():
+        raw = load_raw(chain.RECIPES / variant.recipe, [f"{key}={value}" for key, value in variant.settings.items()])
+        parse(recipe_module(raw["recipe"], name).Config, raw, name)
 
 
 def test_sets_need_names_of_their_own(taught):
@@ -280,7 +355,7 @@ def test_a_set_without_questions_is_not_mined(tmp_path, recipe, gr_train, done, 
     [
         ({"kind": "dgr"}, "learns from teachers"),
         ({"kind": "ltrgr", "teachers": ["t"]}, "reads labels alone"),
-        ({"kind": "ltrgr", "samplings": []}, "needs top, random or both"),
+        ({"kind": "ltrgr", "pair_weights": [0, 0]}, "leaves both pairs out"),
     ],
 )
 def test_losses_that_cannot_be(settings, message):

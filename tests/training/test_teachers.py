@@ -1,5 +1,7 @@
 """Teachers: the same texts as the student, several side by side, and no gap unnoticed."""
 
+import shutil
+
 import pytest
 
 from gr_components.data import (
@@ -126,6 +128,31 @@ def test_gaps_and_nan_are_refused_with_the_line(mined, questions, tmp_path):
         teach(mined, tmp_path / "b.jsonl", [], questions, functions={"short": lambda pairs: overlap(pairs)[1:]})
 
 
+@pytest.mark.parametrize("kind", ["cross_encoder", "bi_encoder"])
+def test_a_model_that_gives_nan_is_named_with_the_line(
+    kind, mined, questions, tiny_ranker_model, tiny_encoder, tmp_path
+):
+    from safetensors.torch import load_file, save_file
+
+    from gr_components.tokenization import TextTokenizer
+
+    lines, asked = list(read_candidates(mined)), {q.id: q.text for q in questions.questions}
+    text_of = {p.id: searchable_text(p.title, p.text) for p in questions.passages}
+    tokenizer = TextTokenizer.from_folder(tiny_encoder)
+    texts = [f"{asked[c.query]} {text_of[c.document]}" for c in lines]
+    tokens = [set(several) for several in tokenizer.encode(texts)]
+    place = next(n for n in range(10, len(lines)) if tokens[n] - set.union(*tokens[:n]))  # has what no line before has
+    token = min(tokens[place] - set.union(*tokens[:place]))
+    shutil.copytree(tiny_ranker_model if kind == "cross_encoder" else tiny_encoder, tmp_path / "nan")
+    state = load_file(tmp_path / "nan" / "model.safetensors")
+    (name,) = [name for name in state if name.endswith("word_embeddings.weight")]
+    state[name][token] = float("nan")
+    save_file(state, tmp_path / "nan" / "model.safetensors", metadata={"format": "pt"})
+    where = rf"candidates\.jsonl\.gz, line {place + 1}: teacher 't' has no number for question '{lines[place].query}'"
+    with pytest.raises(DataError, match=rf"{where} and passage '{lines[place].document}'\. The model gave NaN"):
+        teach(mined, tmp_path / "b.jsonl", [config(kind=kind, model=str(tmp_path / "nan"))], questions, device="cpu")
+
+
 def test_bm25_scores_what_it_finds_and_0_elsewhere(mined, questions, tmp_path):
     path = teach(mined, tmp_path / "taught.jsonl.gz", [config(kind="bm25")], questions)
     found = lexical_search(questions, len(questions.passages), "english", Silent())
@@ -172,13 +199,28 @@ def test_what_does_not_fit_is_refused(mined, questions, tmp_path):
         config(kind="run", model="x")
     with pytest.raises(ConfigError, match="kind 'bm25' needs neither model nor run"):
         config(kind="bm25", run="x")
-    with pytest.raises(ConfigError, match="query_prefix and passage_prefix are for teachers of kind 'bi_encoder'"):
-        config(kind="bm25", query_prefix="query: ")
     with pytest.raises(ConfigError, match="kind 'bi_encoder' needs model, got none"):
         config(kind="bi_encoder")
     mined.write_bytes(mined.read_bytes() + b"\0")
     with pytest.raises(ProvenanceError, match="changed since"):
         teach(target, tmp_path / "more.jsonl", [], questions, functions={"u": overlap})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kind": "bm25", "query_prefix": "query: "}, "query_prefix is for teachers of kind 'bi_encoder'. 't' is of"),
+        ({"kind": "bm25", "similarity": "dot"}, "similarity is for teachers of kind 'bi_encoder'"),
+        ({"kind": "cross_encoder", "model": "m", "similarity": "dot"}, "similarity is for .* of kind 'cross_encoder'"),
+        ({"kind": "bm25", "missing": "lowest"}, "missing is for teachers of kind 'run'"),
+        ({"kind": "bi_encoder", "model": "m", "language": "german"}, "language is for teachers of kind 'bm25'"),
+        ({"kind": "run", "run": "r", "dtype": "float16"}, "dtype is for .* 'cross_encoder' or 'bi_encoder'"),
+        ({"kind": "run", "run": "r", "batch_size": 8, "similarity": "dot"}, "similarity is for .*; batch_size is for"),
+    ],
+)  # fmt: skip
+def test_settings_that_do_nothing_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        config(**settings)
 
 
 def test_candidates_of_another_set_are_refused(questions, tmp_path):

@@ -19,7 +19,9 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
+from pydantic_core import ArgsKwargs
 
+from gr_components.data.files import shown
 from gr_components.errors import ConfigError
 
 T = TypeVar("T")
@@ -152,7 +154,9 @@ def _describe(cls: Any, item: Any) -> str:
         return f"{path}: unknown key.{hint} Valid keys: {', '.join(sorted(valid))}."
     if item["type"] in ("missing", "missing_keyword_only_argument"):
         return f"{path}: this setting is required."
-    return f"{path}: {item['msg']} (got {item['input']!r})"
+    if item["type"] == "value_error" and isinstance(item["input"], dict | ArgsKwargs):
+        return f"{path}: {item['ctx']['error']}"  # a section's own check, which says what it is about
+    return f"{path}: {item['msg']} (got {shown(item['input'])})"
 
 
 def _keys_at(cls: Any, loc: Sequence[Any]) -> list[str]:

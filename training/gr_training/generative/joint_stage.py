@@ -45,7 +45,7 @@ from gr_training.generative.rank_stage import (
     scaled_scores,
     searching,
 )
-from gr_training.generative.ranking_loss import GRADED, TAUGHT, ranking_loss
+from gr_training.generative.ranking_loss import GRADED, TAUGHT, TEMPERATURES, ranking_loss
 from gr_training.generative.search_validation import SearchValidation
 from gr_training.loop import LossSum, Progress, fit
 from gr_training.losses.listwise import listwise_kl, listwise_softmax
@@ -101,6 +101,7 @@ class JointConfig(RankConfig):
             problems.append("head_start needs supervised_weight above 0.")
         if problems:
             raise ValueError(" ".join(problems))
+        self.loss.check_read(TEMPERATURES)  # mutual_weight's, which one may switch off and leave them
 
 
 class JointModel(nn.Module):

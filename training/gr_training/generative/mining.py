@@ -46,7 +46,8 @@ class MineConfig:
     What is mined.
 
     :param search: Settings of the search, such as `beams`; the same as at inference.
-    :param top_k: Documents kept for each question; positives further down are kept too.
+    :param top_k: Documents kept for each question. Positives further down are kept too: all of them with `qrels`; with
+        `answer_string` those that the judgements name as well, since reading everything that was found would take long.
     :param keys: Identifiers kept for each document, those that contribute most.
     :param folds: Into how many parts the questions are dealt. An index lacks one part: with few folds it holds clearly
         fewer pseudo-queries than later at inference.

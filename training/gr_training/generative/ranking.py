@@ -43,6 +43,7 @@ from gr_training.generative.pair_files import PairFileConfig, write_pairs
 from gr_training.generative.pairs import PairsConfig
 from gr_training.generative.pseudo_query_stages import PseudoQueriesConfig, PseudoQueryStages, replace_corpora
 from gr_training.generative.rank_stage import RankConfig, RankInputs, rank
+from gr_training.generative.ranking_lists import ListsConfig
 from gr_training.generative.search_validation import SearchValidation, search_config, training_questions
 from gr_training.mining.teachers import TeacherConfig, teach
 from gr_training.run import Run, publish
@@ -131,19 +132,31 @@ class ChainConfig:
         if len(set(names)) < len(names):
             msg = f"data: each set needs a name of its own, got {names}."
             raise ValueError(msg)
-        search_config(self.search), search_config(self.mine.search)
+        search_config(self.search), search_config(self.mine.search, "mine.search")
 
-    def check_alpha(self, alpha: float) -> None:
+    def check_ending(self, name: str, ending: RankConfig) -> None:
         """
-        Make sure that training scores passages as the search does.
+        Make sure that training scores passages as the search does, and that what its lists ask for is mined.
 
-        :param alpha: Exponent of identifiers' weights in training.
-        :raises ValueError: If the search has another one.
+        :param name: Of the recipe's section.
+        :param ending: Its settings.
+        :raises ValueError: If a search has another exponent than the loss, or a setting does nothing.
         """
-        searched = search_config(self.mine.search or self.search).alpha
-        if searched != alpha:
-            msg = f"loss.alpha is {alpha:g}, but the search has alpha {searched:g}. Set both alike."
-            raise ValueError(msg)
+        problems, alpha = [], ending.loss.alpha
+        for where, settings in (("search", self.search), ("mine.search", self.mine.search or self.search)):
+            searched = search_config(settings).alpha
+            if searched != alpha:
+                problems.append(f"loss.alpha is {alpha:g}, but {where} has alpha {searched:g}. Set both alike.")
+                break
+        if ending.pairs is not None and not ending.likelihood_weight:
+            problems.append(f"{name}.pairs is of the likelihood term, which {name}.likelihood_weight 0 leaves out.")
+        defaults = ListsConfig()
+        for own, mined in (("length", "top_k"), ("keys", "keys")):
+            wanted, kept = getattr(ending.lists, own), getattr(self.mine, mined)
+            if wanted > kept and wanted != getattr(defaults, own):
+                problems.append(f"{name}.lists.{own} is {wanted}, but mine.{mined} keeps only {kept}.")
+        if problems:
+            raise ValueError(" ".join(problems))
 
 
 @checked_dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
@@ -160,7 +173,8 @@ class RankingConfig(ChainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_alpha(self.rank.loss.alpha)
+        self.check_ending("rank", self.rank)
+        self.rank.loss.check_read()
         taught, wanted = {teacher.name for teacher in self.teach}, set(self.rank.loss.teachers)
         if len(taught) < len(self.teach):
             msg = f"teach: each teacher needs a name of its own, got {[teacher.name for teacher in self.teach]}."

@@ -4,6 +4,9 @@ Which ranking loss a recipe uses, as settings; the losses themselves are in `los
 Shapes: B questions, D passages of each list; a list starts with its positives, the best one first.
 """
 
+import json
+from collections.abc import Sequence
+from dataclasses import fields
 from typing import Literal
 
 import torch
@@ -18,11 +21,24 @@ from gr_training.losses.ranknet import distilled_ranknet, logistic_ranknet
 from gr_training.losses.regression import margin_mse
 from gr_training.losses.targets import positives_first, rank_grades
 
+TEMPERATURES = ("temperature", "teacher_temperature")
 # Losses that read the scores of teachers, those of them with a gradient for the teacher (the others read its order
 # alone), and losses that read labels alone.
 TAUGHT = ("dgr", "logistic_ranknet", "listnet", "listmle", "lambda_loss", "kl", "margin_mse")
 GRADED = ("kl", "margin_mse")
 LABELLED = ("ltrgr", "infonce")
+# What of the settings that not all losses read a loss reads.
+_READ: dict[str, tuple[str, ...]] = {
+    "ltrgr": ("margin", "random_extra", "pair_weights"),
+    "infonce": ("temperature",),
+    "dgr": ("margin", "increment", "head_weights"),
+    "logistic_ranknet": ("temperature",),
+    "listmle": ("temperature",),
+    "lambda_loss": ("temperature",),
+    "listnet": TEMPERATURES,
+    "kl": TEMPERATURES,
+    "margin_mse": TEMPERATURES,
+}
 
 
 @checked_dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
@@ -37,7 +53,8 @@ class LossConfig:
     :param increment: `dgr`: what each further rank between two passages adds to the margin.
     :param head_weights: `dgr`: whether pairs with the head of the list count 3, those of row i 1 / (i + 1).
     :param random_extra: `ltrgr`: added to the margin of the random pair.
-    :param samplings: `ltrgr`: which pairs count: `top` (best positive, best negative), `random` (one of each).
+    :param pair_weights: `ltrgr`: weights of the top pair (best positive, best negative) and of the random pair, 0 to
+        leave one out; (.5, .5) in the released code, (1, 1) in the paper.
     :param temperature: Divides the scores in losses with a softmax or a logistic function.
     :param teacher_temperature: Divides the scores of teachers there: standardised ones, or as they are where the
         teacher is trained too.
@@ -47,8 +64,6 @@ class LossConfig:
     :param alpha: Exponent of an identifier's weight, as in inference.
     :param query_view: Log-probabilities of pseudo-queries: as the mining `search` counts them, with its
         `query_view_bias` and `query_view_cap` (an identifier at the cap then learns nothing), or `plain`, as published.
-    :param pair_weights: `ltrgr`: weights of the top and of the random pair; (.5, .5) in the released code, (1, 1) in
-        the paper.
     """
 
     kind: Literal[
@@ -59,13 +74,12 @@ class LossConfig:
     increment: NonNegative = 100.0
     head_weights: bool = True
     random_extra: NonNegative = 100.0
-    samplings: tuple[Literal["top", "random"], ...] = ("top", "random")
+    pair_weights: tuple[NonNegative, NonNegative] = (0.5, 0.5)
     temperature: Positive = 1.0
     teacher_temperature: Positive = 1.0
     scale: Literal["raw", "reference", "root"] = "raw"
     alpha: Positive = 2.0
     query_view: Literal["search", "plain"] = "search"
-    pair_weights: tuple[NonNegative, NonNegative] = (0.5, 0.5)
 
     def __post_init__(self) -> None:
         if self.kind in TAUGHT and not self.teachers:
@@ -74,8 +88,26 @@ class LossConfig:
         if self.kind in LABELLED and self.teachers:
             msg = f"loss.kind {self.kind} reads labels alone; take loss.teachers out, or choose {TAUGHT[0]}."
             raise ValueError(msg)
-        if not self.samplings:
-            msg = "loss.samplings needs top, random or both."
+        if not any(self.pair_weights):
+            msg = "loss.pair_weights leaves both pairs out; one of them must be above 0."
+            raise ValueError(msg)
+
+    def check_read(self, more: Sequence[str] = ()) -> None:
+        """
+        Make sure that every setting that differs from its default does something.
+
+        :param more: Settings that something else reads, whatever the kind.
+        :raises ValueError: If `kind` does not read one; names all of them.
+        """
+        some = {name for several in _READ.values() for name in several} - {*_READ[self.kind], *more}
+        defaults = {field.name: field.default for field in fields(self) if field.name in some}
+        unread = [name for name, default in defaults.items() if getattr(self, name) != default]
+        if unread:
+            back = ", ".join(f"{name}={json.dumps(defaults[name])}" for name in unread)
+            msg = (
+                f"loss.kind {self.kind} does not read {', '.join(f'loss.{name}' for name in unread)}. "
+                f"Take that out, or set the default: {back}."
+            )
             raise ValueError(msg)
 
 
@@ -102,11 +134,9 @@ def ranking_loss(
     teacher_BD = teacher_BD.detach() if detach_teacher else teacher_BD
     if config.kind == "ltrgr":
         picks = pick(mined_BD, labels_BD, mask_BD, draws_B2)
-        top, random = config.pair_weights
-        weights = (top * ("top" in config.samplings), random * ("random" in config.samplings))
         return ltrgr_margin(
             scores_BD, labels_BD, mask_BD, picks, margin=config.margin, random_extra=config.random_extra,
-            weights=weights,
+            weights=config.pair_weights,
         )  # fmt: skip
     if config.kind == "infonce":
         return listwise_infonce(scores_BD, labels_BD, mask_BD, temperature=temperature)

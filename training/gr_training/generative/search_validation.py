@@ -1,7 +1,9 @@
 """Validate a generative retriever by searching with it, over a suffix index that is built once."""
 
 import copy
+import difflib
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +14,7 @@ from gr_components.data import Passage
 from gr_components.decoding.calibration import Calibration
 from gr_components.decoding.config import SearchConfig
 from gr_components.decoding.engine import GenerativeEngine
-from gr_components.decoding.grammar import Grammar, layout_documents
+from gr_components.decoding.grammar import BODY, QUERY, TITLE, Grammar, layout_documents
 from gr_components.errors import ConfigError, DataError
 from gr_components.evaluation import evaluate_run
 from gr_components.indexes.suffix import SuffixSegment
@@ -27,6 +29,7 @@ from gr_training.generative.list_calibration import fit_calibration, log_loss
 from gr_training.held_out import without_leaks
 from gr_training.sources import QuestionSet
 
+_VIEWS = (BODY, TITLE, QUERY)  # of every grammar that is made here; a model may lack the last one
 _MEASURES = ("nDCG@10", "Success@1", "R@10")
 
 
@@ -131,19 +134,30 @@ class SearchValidation:
         return build_index(passages, queries, self._tokenizer, self._grammar, self._folder / "segment")
 
 
-def search_config(settings: Mapping[str, Any]) -> SearchConfig:
+def search_config(settings: Mapping[str, Any], where: str = "search") -> SearchConfig:
     """
     Return the settings of a search that a recipe gives.
 
     :param settings: Plain values, such as `{beams: 10, views: [body, title]}`.
-    :raises ConfigError: If a setting is unknown or out of range.
+    :param where: The recipe's section, for errors.
+    :raises ConfigError: If a setting or a view is unknown, or a value is out of range.
     """
+    known = [field.name for field in fields(SearchConfig)]
+    problems = [f"unknown key '{name}'. {_nearest(name, known)}" for name in settings if name not in known]
     views = settings.get("views")
-    try:
-        return SearchConfig(**{**settings, "views": tuple(views) if isinstance(views, list) else views})
-    except TypeError as error:
-        msg = f"search: {error}. See SearchConfig in gr_components.decoding.config for the settings."
-        raise ConfigError(msg) from error
+    if isinstance(views, list | tuple):
+        problems += [
+            f"views: there is no view {view!r}. {_nearest(view, _VIEWS)}" for view in views if view not in _VIEWS
+        ]
+    if problems:
+        msg = f"{where}: {' '.join(problems)}"
+        raise ConfigError(msg)
+    return SearchConfig(**{**settings, "views": tuple(views) if isinstance(views, list) else views})
+
+
+def _nearest(name: object, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    return f"Did you mean '{close[0]}'?" if close else f"Known are {', '.join(known)}."
 
 
 def build_index(

@@ -6,7 +6,6 @@ or corpus, lists without positives or negatives, missing scores, identifiers tha
 """
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -18,15 +17,18 @@ import numpy.typing as npt
 
 from gr_components.data import Candidate, Key, check_inputs
 from gr_components.data.candidates import numbered_candidates, path_hash
+from gr_components.data.files import shown
 from gr_components.decoding.extra_keys import WORDS
 from gr_components.decoding.grammar import BODY, Grammar
 from gr_components.errors import DataError, ProvenanceError, TokenizerMismatchError
+from gr_components.indexes.suffix_kernels import SLACK
 from gr_components.models.resolve import resolve_model
 from gr_components.tokenization import TextTokenizer
 from gr_training.sources import QuestionSet
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
+_LARGEST, _LARGEST_GRADE = float(np.finfo(np.float32).max), 1 << 31
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,8 @@ def read_lists(
     check_mined(path, sidecar, questions, tokenizer, grammar, model)
     search = _mined(sidecar)["search"]
     limits = search["query_view_bias"], search["query_view_cap"]
-    reader = _Reader(path, questions, {view.name for view in grammar.views}, tuple(teachers), keys, limits)
+    views, size = {view.name for view in grammar.views}, tokenizer.vocabulary_size
+    reader = _Reader(path, questions, views, size, tuple(teachers), keys, limits)
     lists = [reader.read(query, rows) for query, rows in lists_of(path)]
     if not lists:
         msg = f"'{path}' has no candidates. Mine again, with more questions."
@@ -185,11 +188,11 @@ class _Reader:
     """Turns the lines of a question into arrays."""
 
     def __init__(
-        self, path: Path, questions: QuestionSet, views: set[str], teachers: tuple[str, ...], keys: int | None,
-        limits: tuple[float, float],
+        self, path: Path, questions: QuestionSet, views: set[str], vocabulary_size: int, teachers: tuple[str, ...],
+        keys: int | None, limits: tuple[float, float],
     ) -> None:  # fmt: skip
         self._path, self._views, self._teachers, self._keys = path, views, teachers, keys
-        self._limits = limits
+        self._vocabulary_size, self._limits = vocabulary_size, limits
         self._question_rows = {question.id: row for row, question in enumerate(questions.questions)}
         self._passage_rows = {passage.id: row for row, passage in enumerate(questions.passages)}
 
@@ -238,10 +241,12 @@ class _Reader:
         if candidate.document in seen:
             self._refuse(line, f"passage {candidate.document!r} is there twice for question {candidate.query!r}.")
         seen.add(candidate.document)
-        if not isinstance(candidate.label, int):
-            self._refuse(line, f"label must be a whole number, got {candidate.label!r}. Mine with judgements.")
+        if candidate.label is None:
+            self._refuse(line, "label must be a whole number, got None. Mine with judgements.")
+        elif abs(candidate.label) > _LARGEST_GRADE:
+            self._refuse(line, f"label must be a grade up to {_LARGEST_GRADE}, got {shown(candidate.label)}.")
         if not _is_number(candidate.score):
-            self._refuse(line, f"score must be a number, got {candidate.score!r}.")
+            self._refuse(line, f"score must be a number, got {shown(candidate.score)}.")
 
     def _key(self, line: int, key: Key) -> tuple[tuple[str, tuple[int, ...]], tuple[float, float], float]:
         if not key.tokens or key.cover is None or key.prior is None:
@@ -254,8 +259,12 @@ class _Reader:
         if key.count < 1 or not 0 < key.prior < 1:
             what = f"occurs {key.count} times in the index (share {key.prior})"
             self._refuse(line, f"the identifier {key.text!r} {what}. Mine again over the index as it is now.")
-        if not (_is_number(key.cover) and 0 <= key.cover <= 1 and _is_number(key.log_probability)):
-            self._refuse(line, f"the identifier {key.text!r} has cover {key.cover} and {key.log_probability} nats.")
+        if min(key.tokens) < 0 or max(key.tokens) >= self._vocabulary_size:
+            what = f"must have tokens between 0 and {self._vocabulary_size - 1}, got {list(key.tokens)}"
+            self._refuse(line, f"the identifier {key.text!r} {what}. Mine again.")
+        if not (0 <= key.cover <= 1 and -_LARGEST <= key.log_probability <= SLACK * len(key.tokens)):
+            what = f"has cover {key.cover} (of 0 to 1) and {key.log_probability} nats (0 at most)"
+            self._refuse(line, f"the identifier {key.text!r} {what}. Mine again.")
         return (view, key.tokens), (key.log_probability, key.prior), key.cover
 
     def _names(self, candidates: Sequence[Candidate]) -> list[str]:
@@ -264,7 +273,7 @@ class _Reader:
     def _scores(self, name: str, rows: Sequence[tuple[int, Candidate]]) -> Float32:
         for line, candidate in rows:
             if not _is_number(candidate.teachers.get(name)):
-                given = candidate.teachers.get(name, "nothing")
+                given = shown(candidate.teachers[name]) if name in candidate.teachers else "nothing"
                 self._refuse(line, f"teacher {name!r} must give a number, got {given}. Run the teach stage again.")
         return np.array([candidate.teachers[name] for _, candidate in rows], dtype=np.float32)
 
@@ -281,4 +290,5 @@ def _mined(sidecar: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Say whether a value is a number that 32 bits can hold."""
+    return type(value) in (int, float) and -_LARGEST <= value <= _LARGEST

@@ -7,7 +7,7 @@ reads: the question, and the passage's title and text.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import islice
 from math import isfinite
 from pathlib import Path
@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from gr_components.data import Candidate, check_inputs, read_run, searchable_text
 from gr_components.data.candidates import candidate_line, path_hash
-from gr_components.errors import ConfigError, DataError
+from gr_components.errors import ConfigError, DataError, NumericsError
 from gr_components.indexes.lexical import Analysis, LexicalIndex
 from gr_components.models.pair_scorer import load_pair_scorer
 from gr_components.models.text_encoder import load_text_encoder
@@ -31,6 +31,13 @@ from gr_training.mining.parts import Parts, is_wanted
 from gr_training.sources import QuestionSet, input_names, local_file
 
 _PART, _AT_ONCE = 64, 8
+_ENCODERS = ("cross_encoder", "bi_encoder")
+# Kinds that read settings which not all kinds read.
+_KINDS = {
+    "query_prefix": ("bi_encoder",), "passage_prefix": ("bi_encoder",), "similarity": ("bi_encoder",),
+    "missing": ("run",), "language": ("bm25",),
+    "batch_size": _ENCODERS, "max_length": _ENCODERS, "dtype": _ENCODERS,
+}  # fmt: skip
 
 # Question and passage texts of P pairs in, P scores out; larger is better.
 Function = Callable[[Sequence[tuple[str, str]]], Sequence[float]]
@@ -74,8 +81,11 @@ class TeacherConfig:
     def __post_init__(self) -> None:
         wanted = {"run": "run", "bm25": None}.get(self.kind, "model")
         given = [name for name in ("model", "run") if getattr(self, name) is not None]
-        if self.kind != "bi_encoder" and (self.query_prefix, self.passage_prefix) != (None, None):
-            msg = f"query_prefix and passage_prefix are for teachers of kind 'bi_encoder'; '{self.name}' is none."
+        idle = [f.name for f in fields(self) if self.kind not in _KINDS.get(f.name, (self.kind,))
+                and getattr(self, f.name) != f.default]  # fmt: skip
+        if idle:
+            of = "; ".join(f"{name} is for teachers of kind {' or '.join(map(repr, _KINDS[name]))}" for name in idle)
+            msg = f"{of}. '{self.name}' is of kind '{self.kind}': take it out."
             raise ValueError(msg)
         if given != ([wanted] if wanted else []):
             msg = f"a teacher of kind '{self.kind}' needs {wanted or 'neither model nor run'}, got {given or 'none'}."
@@ -174,7 +184,15 @@ def _pieces(chunk: list[Any]) -> Iterator[list[Any]]:
 def _scored(source: Path, rows: Sequence[Row], scorers: Mapping[str, "_Scorer"]) -> list[Candidate]:
     teachers = [dict(row.candidate.teachers) for row in rows]
     for name, scorer in scorers.items():
-        scores = scorer.score(rows)
+        try:
+            scores = scorer.score(rows)
+        except NumericsError as error:
+            c = (row := _first_without(scorer, rows)).candidate
+            msg = (
+                f"{source}, line {row.line}: teacher {name!r} has no number for question {c.query!r} and passage "
+                f"{c.document!r}. {error}"
+            )
+            raise DataError(msg) from error
         if len(scores) != len(rows):
             msg = f"{source}: teacher {name!r} gave {len(scores)} scores for {len(rows)} lines."
             raise DataError(msg)
@@ -188,6 +206,19 @@ def _scored(source: Path, rows: Sequence[Row], scorers: Mapping[str, "_Scorer"])
                 raise DataError(msg)
             known[name] = float(score)
     return [replace(row.candidate, teachers=known) for row, known in zip(rows, teachers, strict=True)]
+
+
+def _first_without(scorer: "_Scorer", rows: Sequence[Row]) -> Row:
+    """Return the first line for which a model gives no number, where it gives none for some of them."""
+    while len(rows) > 1:
+        half = rows[: len(rows) // 2]
+        try:
+            scorer.score(half)
+        except NumericsError:
+            rows = half
+        else:
+            rows = rows[len(half) :]
+    return rows[0]
 
 
 class _Scorer(ABC):

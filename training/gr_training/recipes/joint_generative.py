@@ -31,7 +31,7 @@ class Config(ChainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_alpha(self.joint.loss.alpha)
+        self.check_ending("joint", self.joint)
 
 
 def train(config: Config, run: Run, only: str | None = None) -> Path:
