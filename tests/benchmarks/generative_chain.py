@@ -139,6 +139,7 @@ TABLES: dict[str, dict[str, Variant]] = {
         **{f"dgr-length-{n}": Variant({"rank.lists.length": str(n)}) for n in (4, 8, 10)},
         "dgr-top-negatives": Variant({"rank.lists.negatives": "top"}),
         "dgr-random-negatives": Variant({"rank.lists.negatives": "random"}),
+        "dgr-600-steps": Variant({"rank.fit.steps": "600"}),  # as many as two rounds have
         "dgr-two-rounds": Variant({"rounds": "2"}, DGR.stages, ("mine-2", "teach-2", "rank-2")),
     },
     "joint": {
