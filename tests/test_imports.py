@@ -70,7 +70,9 @@ def test_importing_loads_nothing_heavy(module: str) -> None:
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("module", ["gr_components", "gr_components.cli", "gr_pipelines.cli"])
+@pytest.mark.parametrize(
+    "module", ["gr_components", "gr_components.cli", "gr_components.importing", "gr_pipelines.cli"]
+)
 def test_the_command_starts_without_anything_heavy(module: str) -> None:
     done = python(f"import {module}, sys; print(sorted(set({HEAVY!r}) & set(sys.modules)))")
     assert done.stdout.strip() == "[]", done.stderr

@@ -15,10 +15,12 @@ from gr_components.data.folders import read_text_folder
 from gr_components.data.foreign import (
     DPRExample,
     read_dpr,
+    read_dpr_passages,
     read_kilt,
     read_msmarco_collection,
     read_msmarco_queries,
 )
+from gr_components.data.imports import Imported, import_beir, import_dpr, import_msmarco
 from gr_components.data.leakage import Leak, leaks, normalise
 from gr_components.data.records import Passage, Question, searchable_text
 from gr_components.data.runs import Run, ranked, read_run, write_run
@@ -27,6 +29,7 @@ from gr_components.data.splits import check_disjoint, select
 __all__ = [
     "Candidate",
     "DPRExample",
+    "Imported",
     "Key",
     "Leak",
     "Passage",
@@ -34,12 +37,16 @@ __all__ = [
     "Run",
     "check_disjoint",
     "check_inputs",
+    "import_beir",
+    "import_dpr",
+    "import_msmarco",
     "leaks",
     "normalise",
     "ranked",
     "read_candidates",
     "read_corpus",
     "read_dpr",
+    "read_dpr_passages",
     "read_ids",
     "read_kilt",
     "read_msmarco_collection",

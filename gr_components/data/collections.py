@@ -83,6 +83,19 @@ def read_qrels(path: str | Path) -> dict[str, dict[str, int]]:
     :raises DataError: On malformed lines, and on a pair that is judged twice.
     """
     qrels: dict[str, dict[str, int]] = {}
+    for _, question, document, grade in numbered_judgements(path):
+        qrels.setdefault(question, {})[document] = grade
+    return qrels
+
+
+def numbered_judgements(path: str | Path) -> Iterator[tuple[int, str, str, int]]:
+    """
+    Yield relevance judgements with their line numbers: line, question, document, grade.
+
+    :param path: As in `read_qrels`.
+    :raises DataError: On malformed lines, and on a pair that is judged twice.
+    """
+    seen: dict[str, set[str]] = {}
     for number, columns in read_columns(path, None):
         where = f"{path}, line {number}"
         if len(columns) not in (3, 4):
@@ -91,12 +104,12 @@ def read_qrels(path: str | Path) -> dict[str, dict[str, int]]:
         if number == 1 and columns[-1].lower() in ("score", "grade", "relevance", "label"):
             continue
         question, document, grade = columns[0], columns[-2], _grade(columns[-1], where)
-        judged = qrels.setdefault(question, {})
+        judged = seen.setdefault(question, set())
         if document in judged:
             msg = f"{where}: document {document!r} was judged before for question {question!r}."
             raise DataError(msg)
-        judged[document] = grade
-    return qrels
+        judged.add(document)
+        yield number, question, document, grade
 
 
 def write_qrels(path: str | Path, qrels: Mapping[str, Mapping[str, int]]) -> int:

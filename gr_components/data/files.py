@@ -4,12 +4,13 @@ Text files, plain or compressed (`.gz`, `.xz`), read line by line with line numb
 Compressed output is deterministic: the same content gives the same bytes, so that hashes and version control work.
 """
 
+import codecs
 import gzip
 import json
 import lzma
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
@@ -17,6 +18,7 @@ from typing import IO, Any, cast
 from gr_components.errors import DataError
 
 _MAX_SHOWN = 120
+_BLOCK = 1 << 20
 
 
 def read_lines(path: str | Path, *, blank: bool = False) -> Iterator[tuple[int, str]]:
@@ -30,23 +32,37 @@ def read_lines(path: str | Path, *, blank: bool = False) -> Iterator[tuple[int, 
     """
     path = Path(path)
     number = 0
-    try:
-        with _open_binary(path) as file:
-            for number, raw in enumerate(file, start=1):
-                line = _decode(raw, path, number).rstrip("\r\n")
-                if number == 1:
-                    line = line.removeprefix("\ufeff")
-                if blank or line.strip():
-                    yield number, line
-    except (FileNotFoundError, IsADirectoryError) as error:
-        msg = f"There is no file '{path}'."
-        raise DataError(msg) from error
-    except PermissionError as error:
-        msg = f"'{path}' may not be read: {error.strerror}."
-        raise DataError(msg) from error
-    except (EOFError, gzip.BadGzipFile, lzma.LZMAError, OSError) as error:
-        msg = f"'{path}' cannot be read beyond line {number}: {error}. It may be cut off or of another format."
-        raise DataError(msg) from error
+    with _reading(path, lambda: f"line {number}") as file:
+        for number, raw in enumerate(file, start=1):
+            line = _decode(raw, path, number).rstrip("\r\n")
+            if number == 1:
+                line = line.removeprefix("\ufeff")
+            if blank or line.strip():
+                yield number, line
+
+
+def read_blocks(path: str | Path, size: int = _BLOCK) -> Iterator[str]:
+    """
+    Yield the text of a UTF-8 file in blocks that end anywhere, for files whose lines may be as long as the file.
+
+    :param path: The file; `.gz` and `.xz` are decompressed.
+    :param size: Bytes of a block.
+    :raises DataError: As `read_lines`.
+    """
+    path = Path(path)
+    decoder, count = codecs.getincrementaldecoder("utf-8-sig")(), 0
+    with _reading(path, lambda: f"byte {count}") as file:
+        raw = b"?"
+        while raw:
+            raw = file.read(size)
+            try:
+                text = decoder.decode(raw, final=not raw)
+            except UnicodeDecodeError as error:
+                msg = f"{path}: not UTF-8 ({error.reason} near byte {count + error.start}). Convert the file to UTF-8."
+                raise DataError(msg) from error
+            count += len(raw)
+            if text:
+                yield text
 
 
 def read_objects(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -138,6 +154,23 @@ class _TextWriter:
     def write(self, text: str) -> int:
         self._binary.write(text.encode("utf-8"))
         return len(text)
+
+
+@contextmanager
+def _reading(path: Path, place: Callable[[], str]) -> Iterator[IO[bytes]]:
+    """Open a file, and turn what goes wrong while it is read into errors that say how far it could be read."""
+    try:
+        with _open_binary(path) as file:
+            yield file
+    except (FileNotFoundError, IsADirectoryError) as error:
+        msg = f"There is no file '{path}'."
+        raise DataError(msg) from error
+    except PermissionError as error:
+        msg = f"'{path}' may not be read: {error.strerror}."
+        raise DataError(msg) from error
+    except (EOFError, gzip.BadGzipFile, lzma.LZMAError, OSError) as error:
+        msg = f"'{path}' cannot be read beyond {place()}: {error}. It may be cut off or of another format."
+        raise DataError(msg) from error
 
 
 def _open_binary(path: Path) -> IO[bytes]:

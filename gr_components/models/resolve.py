@@ -23,14 +23,9 @@ def resolve_model(
     :param local_files_only: Use only what is cached already.
     :raises ModelNotFoundError: If there is no such folder or repository.
     """
-    if model.startswith(SCHEME):
-        return _in_package(model)
-    folder = Path(model).expanduser()
-    if folder.is_dir():
+    folder = local_model(model)
+    if folder is not None:
         return folder
-    if folder.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
-        msg = f"There is no model folder '{model}'."
-        raise ModelNotFoundError(msg)
     hub = need("huggingface_hub", "torch")
     try:
         path = hub.snapshot_download(
@@ -59,6 +54,24 @@ def resolve_model(
         msg = f"'{model}' is no local folder, and it could not be had from the model hub {why}."
         raise ModelNotFoundError(msg) from error
     return Path(path)
+
+
+def local_model(model: str) -> Path | None:
+    """
+    Return the folder of a model on this machine, or None for what can only be the name of a repository of a model hub.
+
+    :param model: As in `resolve_model`.
+    :raises ModelNotFoundError: If the name is a path or `package:NAME/FOLDER`, and there is no such folder.
+    """
+    if model.startswith(SCHEME):
+        return _in_package(model)
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
+        msg = f"There is no model folder '{model}'."
+        raise ModelNotFoundError(msg)
+    return None
 
 
 def is_local(model: str) -> bool:

@@ -51,7 +51,7 @@ def test_bad_dpr_entries_are_named(tmp_path, change, message):
 
 
 def test_bad_dpr_lists_are_named(tmp_path):
-    (tmp_path / "d.json").write_text("[\n{},\n]")
+    (tmp_path / "d.json").write_text(f"[\n{json.dumps(DPR)},\n]")
     with pytest.raises(DataError, match=r"not valid JSON \(.*line [23], column \d+\)"):
         list(read_dpr(tmp_path / "d.json"))
     (tmp_path / "d.json").write_text('["x"]')

@@ -288,7 +288,7 @@ def test_what_accelerate_starts_says_one_sentence_too(tmp_path, generator):
 def test_a_dry_run_shows_the_whole_recipe_and_writes_nothing(tmp_path, generator):
     result = gr_train(tmp_path, generator, "--dry-run", "--set", "fit.steps=77")
     assert result.exception is None
-    shown = json.loads(result.output)
+    shown = json.loads(result.stdout)
     assert shown["fit"]["steps"] == 77
     assert shown["fit"]["clip"] == 1.0, "defaults are shown too"
     assert not (tmp_path / "run").exists()

@@ -7,7 +7,7 @@ import pytest
 
 from gr_components.errors import ConfigError, ProvenanceError
 from gr_training.run import Run
-from gr_training.stages import Stage, plan, run_stages
+from gr_training.stages import Stage, Step, plan, run_stages
 
 
 class Kitchen:
@@ -98,5 +98,14 @@ def test_plan():
     lines = plan(Kitchen().stages()).splitlines()
     assert lines[0].split() == ["knead", "20", "min", "1", "dough"]
     assert lines[1].split() == ["bake", "?", "1", "loaf"]
-    assert lines[3].startswith("total")
-    assert "25 min  a rough estimate for this machine, without what is unknown" in lines[3]
+    assert lines[3] == "total  at least 25 min  a rough estimate for this machine"
+
+
+def test_a_plan_without_any_time_has_no_total():
+    unknown = Step("train", "3 steps")
+    assert plan([unknown]).splitlines() == [
+        "train         ?  3 steps",
+        "total         ?  nothing here can be estimated",
+    ]
+    known = Step("train", "3 steps", lambda: 0.2)
+    assert plan([known]).splitlines()[-1] == "total   < 1 min  a rough estimate for this machine"

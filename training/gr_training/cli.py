@@ -5,14 +5,13 @@ from pathlib import Path
 
 import click
 
-from gr_components.errors import ConfigError
 from gr_components.extras import check_installed
 from gr_components.progress import Console, Silent
 from gr_training.config import load_raw, parse, to_plain
 from gr_training.recipes import recipe_module
 from gr_training.run import Run, prepare, write_recipe
 from gr_training.runtime import tune_malloc
-from gr_training.stages import plan
+from gr_training.stages import check_stage, plan, still_needed
 
 
 @click.command("train")
@@ -37,23 +36,24 @@ def command(
         tune_malloc()
     # Imports torch, which must not happen before the process has its final environment.
     from gr_training.distributed import rank, start, wait_for_main
+    from gr_training.inputs import check_inputs_exist
 
     data = load_raw(recipe, overrides)
     module = recipe_module(data.get("recipe"), str(recipe))
     config = parse(module.Config, data, str(recipe))
+    stages = module.stages(config) if hasattr(module, "stages") else []
+    folders = [each.name for each in stages]
+    check_stage(stage, folders)
     if dry_run:
         click.echo(json.dumps(to_plain(config), indent=2, ensure_ascii=False))
-        if hasattr(module, "stages"):
-            click.echo("\n" + plan(module.stages(config)), err=True)
-        return
-    if stage is not None and not hasattr(module, "stages"):
-        msg = f"--stage {stage}: the recipe {config.recipe} has no stages."
-        raise ConfigError(msg)
+        click.echo("\n" + plan(stages or module.steps(config)), err=True)
     out = Path("runs") / recipe.stem if out is None else out
+    check_inputs_exist(config, None if restart or not stages else still_needed(stages, out, stage))
+    if dry_run:
+        return
     start(device)
     resume = resume or (stage is not None and not restart)  # its own earlier attempt, and the stages before it
     if rank() == 0:
-        folders = [each.name for each in module.stages(config)] if hasattr(module, "stages") else []
         folders += getattr(module, "RESULTS", [])
         prepare(out, config, resume=resume, restart=restart, folders=folders, only=stage)
     wait_for_main()  # until what a restart throws away is gone

@@ -14,7 +14,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -30,7 +30,22 @@ _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _UNKNOWN_KEY = ("unexpected_keyword_argument", "extra_forbidden")
 STRICT_KEYS = ConfigDict(extra="forbid")
 
-__all__ = ["STRICT_KEYS", "checked_dataclass", "load_raw", "parse", "to_plain"]
+
+@dataclasses.dataclass(frozen=True)
+class Names:
+    """
+    Says that a setting names something that must be there before a recipe begins (`inputs.py`).
+
+    :param kind: `file` or `model`.
+    """
+
+    kind: str
+
+
+InputFile = Annotated[str, Names("file")]
+ModelName = Annotated[str, Names("model")]
+
+__all__ = ["STRICT_KEYS", "InputFile", "ModelName", "Names", "checked_dataclass", "load_raw", "parse", "to_plain"]
 
 
 def load_raw(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:

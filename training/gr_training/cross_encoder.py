@@ -22,7 +22,7 @@ from gr_components.models.resolve import resolve_model
 from gr_components.models.text_encoder import padded
 from gr_training.attention import register
 from gr_training.calibration import fit_platt, fold
-from gr_training.config import STRICT_KEYS, checked_dataclass
+from gr_training.config import STRICT_KEYS, ModelName, checked_dataclass
 from gr_training.cut_encoder import write_cut_encoder
 from gr_training.fitting import Count
 from gr_training.mining.lists import CandidateLists
@@ -59,7 +59,7 @@ class RankerStartConfig:
     :param num_chunks: Into how many batches of similar length the pairs of a round are divided.
     """
 
-    model: str
+    model: ModelName
     build: RankerBuildConfig | None = None
     max_tokens: Annotated[int, Field(ge=16)] = 192
     serving_tokens: Annotated[int, Field(ge=16)] = 256

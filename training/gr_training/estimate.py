@@ -11,13 +11,18 @@ import time
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gr_components.errors import GRError
 from gr_components.models.resolve import resolve_model
 
+if TYPE_CHECKING:
+    from gr_training.starts import StartConfig
+
 # Share of a matrix product's speed that models of this family reach, from runs on two kinds of CPU.
 _EFFICIENCY = 0.35
 _SOURCE_TOKENS, _TARGET_TOKENS, _PAIR_TOKENS = 20, 9, 180
+PASSAGE_TOKENS, QUESTION_TOKENS, ANSWER_TOKENS = 160, 14, 5  # usual lengths, where no setting is shorter
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,15 @@ class Shape:
     encoder: float
     decoder: float
     output: float
+
+
+def shape_of_start(start: "StartConfig") -> Shape | None:
+    """
+    Read the size of what a recipe starts from; None if it is not on this machine.
+
+    :param start: The recipe's section.
+    """
+    return shape_of(start.model, start.build.decoder_layers if start.build else None)
 
 
 def shape_of(model: str, decoder_layers: int | None = None, encoder_layers: int | None = None) -> Shape | None:
@@ -70,11 +84,26 @@ def likelihood_minutes(
     :param identifiers: Of each source.
     :param lora: Whether the weights themselves get no gradient, which is 2 of the 6 operations.
     """
+    return writing_minutes(shape, steps, sources, _SOURCE_TOKENS, _TARGET_TOKENS * identifiers, lora)
+
+
+def writing_minutes(
+    shape: Shape | None, steps: int, sources: int, read: float, written: float, lora: bool = False
+) -> float | None:
+    """
+    Estimate training of an encoder-decoder.
+
+    :param shape: The model.
+    :param steps: Optimiser steps.
+    :param sources: Sources of each, all rounds together.
+    :param read: Tokens of a source.
+    :param written: Tokens of all its targets.
+    :param lora: As in `likelihood_minutes`.
+    """
     if shape is None:
         return None
-    below = shape.encoder * _SOURCE_TOKENS
-    above = (shape.decoder + shape.output) * _TARGET_TOKENS * identifiers
-    return _minutes((4.0 if lora else 6.0) * steps * sources * (below + above))
+    each = shape.encoder * read + (shape.decoder + shape.output) * written
+    return _minutes((4.0 if lora else 6.0) * steps * sources * each)
 
 
 def rank_minutes(
@@ -119,6 +148,17 @@ def scoring_minutes(shape: Shape | None, pairs: int) -> float | None:
     return None if shape is None else _minutes(2.0 * pairs * shape.encoder * _PAIR_TOKENS)
 
 
+def encoder_minutes(shape: Shape | None, steps: int, tokens: float) -> float | None:
+    """
+    Estimate training of an encoder.
+
+    :param shape: The model.
+    :param steps: Optimiser steps.
+    :param tokens: Tokens of each, all rounds together.
+    """
+    return None if shape is None else _minutes(6.0 * steps * tokens * shape.encoder)
+
+
 def pair_minutes(shape: Shape | None, steps: int, pairs: int) -> float | None:
     """
     Estimate training of a model that reads question and passage together.
@@ -127,7 +167,7 @@ def pair_minutes(shape: Shape | None, steps: int, pairs: int) -> float | None:
     :param steps: Optimiser steps.
     :param pairs: Pairs of each, all rounds together.
     """
-    return None if shape is None else _minutes(6.0 * steps * pairs * shape.encoder * _PAIR_TOKENS)
+    return encoder_minutes(shape, steps, pairs * _PAIR_TOKENS)
 
 
 def _minutes(operations: float) -> float:

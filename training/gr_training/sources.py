@@ -27,7 +27,7 @@ from gr_components.errors import ConfigError, DataError
 from gr_components.models.resolve import resolve_model
 from gr_components.packages import SCHEME
 from gr_components.progress import Reporter, Silent
-from gr_training.config import STRICT_KEYS, checked_dataclass
+from gr_training.config import STRICT_KEYS, InputFile, checked_dataclass
 from gr_training.held_out import without_leaking_queries, without_leaks
 
 
@@ -48,10 +48,10 @@ class SourceConfig:
     """
 
     name: str
-    corpus: str
-    questions: str
-    qrels: str
-    ids: tuple[str, ...] = ()
+    corpus: InputFile
+    questions: InputFile
+    qrels: InputFile
+    ids: tuple[InputFile, ...] = ()
     licence: str
     weight: Annotated[float, Field(gt=0)] = 1.0
     optional: bool = False
@@ -70,8 +70,8 @@ class HeldOutConfig:
     :param ids: Files with their ids; all questions if empty.
     """
 
-    questions: str
-    ids: tuple[str, ...] = ()
+    questions: InputFile
+    ids: tuple[InputFile, ...] = ()
 
 
 @checked_dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
@@ -87,10 +87,10 @@ class ValidationConfig:
     :param seed: Of the draw.
     """
 
-    corpus: str
-    questions: str
-    qrels: str
-    ids: tuple[str, ...] = ()
+    corpus: InputFile
+    questions: InputFile
+    qrels: InputFile
+    ids: tuple[InputFile, ...] = ()
     sample: Annotated[int, Field(ge=0)] = 0
     seed: int = 13
 
@@ -169,7 +169,7 @@ def load_sources(
     """
     report = report or Silent()
     forbidden = held_out_texts(held_out)
-    missing = [source for source in sources if source.optional and _absent(source)]
+    missing = [source for source in sources if source.optional and is_absent(source)]
     if missing:
         report.event("WARNING: data skipped", **_skipped(missing))
     sets = [_load(source, forbidden, report) for source in sources if source not in missing]
@@ -235,6 +235,20 @@ def load_validation(
     return QuestionSet(loaded.name, loaded.passages, loaded.questions, loaded.positives, loaded.qrels, files=files)
 
 
+def is_absent(source: SourceConfig) -> bool:
+    """
+    Say whether a file of a training set is missing.
+
+    :param source: Which set.
+    """
+    try:
+        for path in (source.corpus, source.questions, source.qrels, *source.ids):
+            local_file(path)
+    except DataError:
+        return True
+    return False
+
+
 def weighted_rows(sets: Sequence[QuestionSet], seed: int) -> list[tuple[int, int]]:
     """
     Return (set, question) of every training example of one pass, questions repeated as the weights say.
@@ -267,15 +281,6 @@ def texts_of(sets: Sequence[QuestionSet], names: Sequence[str] = ()) -> list[str
     chosen = [each for each in sets if not names or each.name in names]
     texts = [searchable_text(passage.title, passage.text) for each in chosen for passage in each.passages]
     return texts + [question.text for each in chosen for question in each.questions]
-
-
-def _absent(source: SourceConfig) -> bool:
-    try:
-        for path in (source.corpus, source.questions, source.qrels, *source.ids):
-            local_file(path)
-    except DataError:
-        return True
-    return False
 
 
 def _skipped(missing: Sequence[SourceConfig]) -> dict[str, str]:

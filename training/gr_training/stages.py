@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ class Stage:
     :param files: The files that it reads, as the recipe names them; those that are not there are optional.
     :param models: The models that it starts from or asks, as the recipe names them. Folders are watched for changes;
         names on a model hub are not.
+    :param replaces: Files that later stages read no more, since they read what this one wrote.
     """
 
     name: str
@@ -50,6 +51,22 @@ class Stage:
     minutes: Callable[[], float | None] = lambda: None
     files: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
+    replaces: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Step:
+    """
+    A line in the plan of a recipe that has no stages.
+
+    :param name: What is done.
+    :param size: As of a stage.
+    :param minutes: As of a stage.
+    """
+
+    name: str
+    size: str
+    minutes: Callable[[], float | None] = lambda: None
 
 
 def run_stages(stages: Sequence[Stage], run: Run, only: str | None = None) -> None:
@@ -63,9 +80,7 @@ def run_stages(stages: Sequence[Stage], run: Run, only: str | None = None) -> No
     :raises ProvenanceError: If a finished stage was made from something else.
     """
     by_name = {stage.name: stage for stage in stages}
-    if only is not None and only not in by_name:
-        msg = f"--stage {only}: this recipe has the stages {', '.join(by_name)}."
-        raise ConfigError(msg)
+    check_stage(only, by_name)
     for stage in stages if only is None else [by_name[only]]:
         identity = _identity(stage, by_name, run)
         hashes = _hashes(stage)
@@ -78,19 +93,55 @@ def run_stages(stages: Sequence[Stage], run: Run, only: str | None = None) -> No
         _mark(run.out / stage.name / _MARK, identity, hashes, time.monotonic() - started)
 
 
-def plan(stages: Sequence[Stage]) -> str:
+def check_stage(only: str | None, names: Collection[str]) -> None:
+    """
+    Make sure that a recipe has the stage that is asked for.
+
+    :param only: Its name; None for all.
+    :param names: Names of the recipe's stages.
+    :raises ConfigError: If there is none of that name.
+    """
+    if only is not None and only not in names:
+        has = f"the stages {', '.join(names)}" if names else "no stages"
+        msg = f"--stage {only}: this recipe has {has}."
+        raise ConfigError(msg)
+
+
+def still_needed(stages: Sequence[Stage], out: Path, only: str | None = None) -> set[str] | None:
+    """
+    Return the names of files and models that are still read; None for all, where nothing is done yet.
+
+    :param stages: All stages of the recipe.
+    :param out: The folder of its run.
+    :param only: Name of the one stage to run.
+    """
+    done = {stage.name for stage in stages if (out / stage.name / _MARK).is_file()}
+    if only is None and not done:
+        return None
+    replaced = {name for stage in stages if stage.name in done for name in stage.replaces}
+    left = [stage for stage in stages if stage.name not in done and only in (None, stage.name)]
+    return {name for stage in left for name in (*stage.files, *stage.models)} - replaced
+
+
+def plan(stages: Sequence[Stage | Step]) -> str:
     """
     Return a table of stages with sizes and times.
 
-    :param stages: All stages of a recipe.
+    :param stages: All stages of a recipe, or its steps.
     """
     minutes = [stage.minutes() for stage in stages]
-    times = ["?" if each is None else f"{each:.0f} min" for each in minutes]
-    width = max((len(stage.name) for stage in stages), default=0)
-    lines = [f"{s.name:<{width}}  {each:>8}  {s.size}" for s, each in zip(stages, times, strict=True)]
-    total = f"{sum(each for each in minutes if each is not None):.0f} min"
-    known = "a rough estimate for this machine" + (", without what is unknown" if None in minutes else "")
-    return "\n".join([*lines, f"{'total':<{width}}  {total:>8}  {known}"])
+    times = ["?" if each is None else _shown(each) for each in minutes]
+    known = [each for each in minutes if each is not None]
+    total = ("at least " if len(known) < len(minutes) else "") + _shown(sum(known)) if known else "?"
+    remark = "a rough estimate for this machine" if known else "nothing here can be estimated"
+    names, sizes = [*(s.name for s in stages), "total"], [*(s.size for s in stages), remark]
+    rows = list(zip(names, [*times, total], sizes, strict=True))
+    wide, high = max(len(name) for name in names), max(8, *(len(time) for _, time, _ in rows))
+    return "\n".join(f"{name:<{wide}}  {time:>{high}}  {size}".rstrip() for name, time, size in rows)
+
+
+def _shown(minutes: float) -> str:
+    return "< 1 min" if 0 < minutes < 0.5 else f"{minutes:,.0f} min"
 
 
 def _identity(stage: Stage, by_name: Mapping[str, Stage], run: Run) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from gr_components.models.seq2seq.folder import load_seq2seq
 from gr_components.models.seq2seq.model import Seq2SeqModel
 from gr_components.tokenization import TextTokenizer
 from gr_training.attention import register
-from gr_training.config import STRICT_KEYS, checked_dataclass
+from gr_training.config import STRICT_KEYS, ModelName, checked_dataclass
 from gr_training.fitting import Count
 from gr_training.lora import LoraConfig, add_lora
 
@@ -53,7 +53,7 @@ class StartConfig:
         all weights.
     """
 
-    model: str = MINILM
+    model: ModelName = MINILM
     build: BuildConfig | None = None
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = 0.1
     lora: LoraConfig | None = None

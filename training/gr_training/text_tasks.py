@@ -19,7 +19,7 @@ from pydantic import Field
 from gr_components.data import Passage
 from gr_components.data.files import read_objects
 from gr_components.errors import DataError
-from gr_training.config import STRICT_KEYS, checked_dataclass
+from gr_training.config import STRICT_KEYS, InputFile, checked_dataclass
 from gr_training.fitting import Count
 from gr_training.sources import local_file
 
@@ -44,7 +44,7 @@ class TextConfig:
     """
 
     name: str
-    path: str
+    path: InputFile
     licence: str
     passage_words: Annotated[int, Field(ge=20)] = 100
     max_passages: Count = 40_000

@@ -8,6 +8,7 @@ training loss misleads: it goes on falling when retrieval gets worse.
 import tempfile
 from collections.abc import Sequence
 from dataclasses import field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,8 +20,9 @@ from gr_components.decoding.grammar import Grammar
 from gr_components.errors import ConfigError
 from gr_components.models.seq2seq.folder import save_seq2seq
 from gr_components.tokenization import TextTokenizer
+from gr_training import estimate
 from gr_training.card import Provenance, describe, used
-from gr_training.config import STRICT_KEYS, checked_dataclass, to_plain
+from gr_training.config import STRICT_KEYS, InputFile, checked_dataclass, to_plain
 from gr_training.fitting import Count, FitConfig, Fraction
 from gr_training.generative.identifier_batches import GrammarConfig, IdentifierBatches, grammar_for, identifier_loss
 from gr_training.generative.pair_files import PairFile, read_pairs
@@ -40,6 +42,7 @@ from gr_training.sources import (
     texts_of,
     weighted_rows,
 )
+from gr_training.stages import Step
 from gr_training.starts import StartConfig, Started, start_seq2seq
 
 
@@ -62,7 +65,7 @@ class MultiViewConfig:
     start: StartConfig
     grammar: GrammarConfig = field(default_factory=GrammarConfig)
     pairs: PairsConfig = field(default_factory=PairsConfig)
-    pairs_from: str | None = None
+    pairs_from: InputFile | None = None
     smoothing: Fraction = 0.0
     data: tuple[SourceConfig, ...]
     held_out: tuple[HeldOutConfig, ...] = ()
@@ -74,6 +77,32 @@ class MultiViewConfig:
 
     def __post_init__(self) -> None:
         search_config(self.search)
+
+
+def likelihood_minutes(start: StartConfig, pairs: PairsConfig, sources_per_step: int, fit: FitConfig) -> float | None:
+    """
+    Estimate the training; None if the model to start from is not on this machine.
+
+    :param start: The model to start from.
+    :param pairs: Which identifiers each source gets.
+    :param sources_per_step: Sources of each round.
+    :param fit: The training loop.
+    """
+    identifiers = pairs.body + pairs.title + pairs.query
+    shape = estimate.shape_of_start(start)
+    sources = sources_per_step * fit.accumulate
+    return estimate.likelihood_minutes(shape, fit.steps, sources, identifiers, start.lora is not None)
+
+
+def multi_view_steps(config: MultiViewConfig) -> list[Step]:
+    """
+    Return the plan of a recipe.
+
+    :param config: The recipe.
+    """
+    size = f"{config.fit.steps:,} steps of {config.sources_per_step * config.fit.accumulate} sources"
+    minutes = partial(likelihood_minutes, config.start, config.pairs, config.sources_per_step, config.fit)
+    return [Step("train", size, minutes)]
 
 
 def train_multi_view(config: MultiViewConfig, run: Run, *, calibrated: bool = True) -> Path:

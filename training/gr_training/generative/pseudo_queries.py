@@ -22,7 +22,7 @@ from gr_components.models.description import read_description
 from gr_components.models.resolve import resolve_model
 from gr_components.models.seq2seq.folder import load_seq2seq
 from gr_components.progress import Reporter, Silent, Task
-from gr_training.config import STRICT_KEYS, checked_dataclass, to_plain
+from gr_training.config import STRICT_KEYS, ModelName, checked_dataclass, to_plain
 from gr_training.distributed import main_first
 from gr_training.fitting import Count
 from gr_training.generative.question_generator import QuestionLayout, QuestionSampler, SamplingConfig
@@ -49,7 +49,7 @@ class RoundTripConfig:
     """
 
     by: Literal["bm25", "dense"] = "bm25"
-    model: str | None = None
+    model: ModelName | None = None
     top: Annotated[int, Field(ge=1)] = 10
     language: str = "english"
 

@@ -17,10 +17,14 @@ from pydantic import Field
 
 from gr_components.errors import ConfigError, DataError
 from gr_components.models.resolve import resolve_model
-from gr_training.config import STRICT_KEYS, checked_dataclass, to_plain
+from gr_training.config import STRICT_KEYS, ModelName, checked_dataclass, to_plain
 from gr_training.fitting import Count, FitConfig
 from gr_training.generative.pseudo_queries import PseudoQueryConfig, attach_questions, generate_queries
-from gr_training.generative.question_training import QuestionTrainingConfig, train_question_generator
+from gr_training.generative.question_training import (
+    QuestionTrainingConfig,
+    generator_minutes,
+    train_question_generator,
+)
 from gr_training.run import Run
 from gr_training.sources import (
     HeldOutConfig,
@@ -69,7 +73,7 @@ class PseudoQueriesConfig(PseudoQueryConfig):
         an application. In training and mining they are that in any case.
     """
 
-    model: str | None = None
+    model: ModelName | None = None
     generator: GeneratorConfig | None = None
     training_questions: bool = False
 
@@ -110,12 +114,16 @@ class PseudoQueryStages:
             size = f"{self.config.generator.fit.steps:,} steps"
             files = files_of(self.data, self.held_out, self.validation)
             models = (self.config.generator.start.model,)
-            made.append(Stage(GENERATOR, self._train, trained, (), size, files=files, models=models))
+            made.append(Stage(GENERATOR, self._train, trained, (), size, self._minutes, files=files, models=models))
         size = f"{self.config.sampling.per_document} of each passage" if self._writes else "the training questions"
         after = tuple(stage.name for stage in made)
         own, files = {**data, "pseudo_queries": plain}, files_of(self.data, self.held_out)
         given = () if self.config.model is None else (self.config.model,)
-        return [*made, Stage(PSEUDO_QUERIES, self._write, own, after, size, files=files, models=given)]
+        corpora = tuple(source.corpus for source in self.data)
+        return [
+            *made,
+            Stage(PSEUDO_QUERIES, self._write, own, after, size, files=files, models=given, replaces=corpora),
+        ]
 
     def corpora(self, folder: Path) -> dict[str, str]:
         """
@@ -136,6 +144,14 @@ class PseudoQueryStages:
     @property
     def _writes(self) -> bool:
         return self.config.model is not None or self.config.generator is not None
+
+    def _minutes(self) -> float | None:
+        own = self.config.generator
+        if own is None:
+            return None
+        return generator_minutes(
+            own.start, own.passage_tokens, own.passages_per_step, own.questions_per_passage, own.fit
+        )
 
     def _train(self, run: Run) -> None:
         generator = self.config.generator

@@ -18,6 +18,7 @@ from gr_components.errors import ConfigError
 from gr_components.models.seq2seq.folder import save_seq2seq
 from gr_components.models.seq2seq.model import Seq2SeqModel
 from gr_components.tokenization import TextTokenizer
+from gr_training import estimate
 from gr_training.card import Provenance, describe, used
 from gr_training.config import STRICT_KEYS, checked_dataclass, to_plain
 from gr_training.fitting import Count, FitConfig
@@ -64,6 +65,24 @@ class QuestionTrainingConfig:
     questions_per_passage: Count = 2
     weights: Literal["float32", "float16", "int8"] = "float32"
     fit: FitConfig
+
+
+def generator_minutes(
+    start: StartConfig, passage_tokens: int, passages_per_step: int, questions_per_passage: int, fit: FitConfig
+) -> float | None:
+    """
+    Estimate the training; None if the model to start from is not on this machine.
+
+    :param start: The model to start from.
+    :param passage_tokens: Longest input.
+    :param passages_per_step: Passages of each round.
+    :param questions_per_passage: Questions of each.
+    :param fit: The training loop.
+    """
+    read, written = min(passage_tokens, estimate.PASSAGE_TOKENS), estimate.QUESTION_TOKENS * questions_per_passage
+    passages = passages_per_step * fit.accumulate
+    shape = estimate.shape_of_start(start)
+    return estimate.writing_minutes(shape, fit.steps, passages, read, written, start.lora is not None)
 
 
 def train_question_generator(config: QuestionTrainingConfig, run: Run) -> Path:

@@ -32,13 +32,18 @@ from gr_components.models.description import read_description, write_description
 from gr_components.models.resolve import resolve_model
 from gr_components.models.seq2seq.folder import LoadedSeq2Seq, load_seq2seq
 from gr_training import estimate
-from gr_training.config import STRICT_KEYS, checked_dataclass, to_plain
+from gr_training.config import STRICT_KEYS, ModelName, checked_dataclass, to_plain
 from gr_training.distributed import check_shared, main_first
 from gr_training.distributed import rank as rank_of_process
 from gr_training.fitting import Count, FitConfig, Fraction
 from gr_training.generative.identifier_batches import GrammarConfig
 from gr_training.generative.mining import MineConfig, mine_generative
-from gr_training.generative.multi_view import MultiViewConfig, start_multi_view, train_multi_view
+from gr_training.generative.multi_view import (
+    MultiViewConfig,
+    likelihood_minutes,
+    start_multi_view,
+    train_multi_view,
+)
 from gr_training.generative.pair_files import PairFileConfig, write_pairs
 from gr_training.generative.pairs import PairsConfig
 from gr_training.generative.pseudo_query_stages import PseudoQueriesConfig, PseudoQueryStages, replace_corpora
@@ -100,7 +105,7 @@ class ChainConfig:
     :param weights: How the trained weights are stored.
     """
 
-    model: str | None = None
+    model: ModelName | None = None
     likelihood: LikelihoodConfig | None = None
     pseudo_queries: PseudoQueriesConfig | None = None
     pairs: PairsConfig = field(default_factory=PairsConfig)
@@ -314,7 +319,8 @@ class _Chain:
             before = f"{self._ending.name}-{number - 1}" if number > 1 else start
             made += self._round(number, before, plain, data)
         own = {"validation": plain["validation"], "search": plain["search"]}
-        return [*made, Stage(CALIBRATE, self._calibrate, own, (made[-1].name,), "the validation questions")]
+        after, size = (made[-1].name,), f"{config.validation.sample or 'all'} validation questions"
+        return [*made, Stage(CALIBRATE, self._calibrate, own, after, size, self._minutes.calibrate)]
 
     def _round(self, number: int, before: str, plain: dict[str, Any], data: dict[str, Any]) -> list[Stage]:
         config, ending = self._config, self._ending
@@ -454,20 +460,23 @@ class _Minutes:
         self._config, self._ending = config, ending
 
     def train(self) -> float | None:
-        likelihood, pairs = self._config.likelihood, self._config.pairs
-        if likelihood is None:
+        own = self._config.likelihood
+        if own is None:
             return None
-        sources = likelihood.sources_per_step * likelihood.fit.accumulate
-        identifiers = pairs.body + pairs.title + pairs.query
-        lora = likelihood.start.lora is not None
-        return estimate.likelihood_minutes(self._shape(), likelihood.fit.steps, sources, identifiers, lora)
+        return likelihood_minutes(own.start, self._config.pairs, own.sources_per_step, own.fit)
 
     def mine(self) -> float | None:
         mine = self._config.mine
-        beams = int((mine.search or self._config.search).get("beams", SearchConfig().beams))
-        if not mine.questions:
+        return self._searching(self._num_sets * mine.questions, mine.search or self._config.search)
+
+    def calibrate(self) -> float | None:
+        return self._searching(self._config.validation.sample, self._config.search)
+
+    def _searching(self, questions: int, search: dict[str, Any]) -> float | None:
+        if not questions:  # all of them, and nobody has counted
             return None
-        return estimate.search_minutes(self._shape(), self._num_sets * mine.questions, beams, _DECODING_STEPS)
+        beams = int(search.get("beams", SearchConfig().beams))
+        return estimate.search_minutes(self._shape(), questions, beams, _DECODING_STEPS)
 
     def teach(self) -> float | None:
         mine, total = self._config.mine, 0.0
@@ -497,8 +506,7 @@ class _Minutes:
         likelihood = self._config.likelihood
         if likelihood is None:
             return estimate.shape_of(str(self._config.model))
-        build = likelihood.start.build
-        return estimate.shape_of(likelihood.start.model, build.decoder_layers if build else None)
+        return estimate.shape_of_start(likelihood.start)
 
 
 def _file(folder: Path, each: QuestionSet) -> Path:

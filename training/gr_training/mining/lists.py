@@ -23,7 +23,7 @@ from gr_components.indexes.lexical import Analysis, LexicalIndex
 from gr_components.models.resolve import MINILM, resolve_model
 from gr_components.models.text_encoder import load_text_encoder
 from gr_components.progress import Reporter, Silent, track
-from gr_training.config import STRICT_KEYS, checked_dataclass, to_plain
+from gr_training.config import STRICT_KEYS, InputFile, ModelName, checked_dataclass, to_plain
 from gr_training.distributed import main_first
 from gr_training.fitting import Count
 from gr_training.sources import QuestionSet, input_names, local_file
@@ -49,8 +49,8 @@ class MiningConfig:
 
     bm25: bool = True
     language: str = "english"
-    dense: str | None = MINILM
-    runs: dict[str, tuple[str, ...]] | None = None
+    dense: ModelName | None = MINILM
+    runs: dict[str, tuple[InputFile, ...]] | None = None
     depth: Count = 60
     fusion: Literal["standardised", "max", "sum", "mean"] = "standardised"
 

@@ -23,7 +23,7 @@ from gr_components.indexes.lexical import Analysis, LexicalIndex
 from gr_components.models.pair_scorer import load_pair_scorer
 from gr_components.models.text_encoder import load_text_encoder
 from gr_components.progress import Reporter, Silent, Task
-from gr_training.config import STRICT_KEYS, checked_dataclass, to_plain
+from gr_training.config import STRICT_KEYS, InputFile, ModelName, checked_dataclass, to_plain
 from gr_training.distributed import main_first
 from gr_training.fitting import Count
 from gr_training.mining.candidate_lists import check_set, lists_of
@@ -67,8 +67,8 @@ class TeacherConfig:
 
     name: str
     kind: Literal["cross_encoder", "bi_encoder", "bm25", "run"]
-    model: str | None = None
-    run: str | None = None
+    model: ModelName | None = None
+    run: InputFile | None = None
     query_prefix: str | None = None
     passage_prefix: str | None = None
     similarity: Literal["cosine", "dot"] = "cosine"

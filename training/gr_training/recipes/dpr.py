@@ -23,9 +23,10 @@ from gr_components.evaluation import evaluate_run
 from gr_components.models.resolve import MINILM, resolve_model
 from gr_components.models.text_encoder import padded
 from gr_components.models.text_encoder_torch import TextEncoderModule
+from gr_training import estimate
 from gr_training.attention import register
 from gr_training.card import Provenance, describe, used
-from gr_training.config import STRICT_KEYS, checked_dataclass, to_plain
+from gr_training.config import STRICT_KEYS, ModelName, checked_dataclass, to_plain
 from gr_training.distributed import check_divisible, gathered, rank
 from gr_training.fitting import Count, FitConfig, Natural, Positive
 from gr_training.loop import LossSum, fit
@@ -42,6 +43,7 @@ from gr_training.sources import (
     load_validation,
     weighted_rows,
 )
+from gr_training.stages import Step
 
 _ENCODE_BATCH = 64
 _KEY = 1 << 32
@@ -74,7 +76,7 @@ class Config:
     """
 
     recipe: Literal["dpr"] = "dpr"
-    model: str = MINILM
+    model: ModelName = MINILM
     two_towers: bool = False
     pooling: str | None = None
     similarity: Literal["cosine", "dot"] = "cosine"
@@ -122,6 +124,25 @@ class Towers(nn.Module):
         """
         vectors: Tensor = tower(**arrays).float()
         return nn.functional.normalize(vectors, dim=-1) if self._cosine else vectors
+
+
+def steps(config: Config) -> list[Step]:
+    """
+    Return what the recipe does, for the plan.
+
+    :param config: The recipe.
+    """
+    questions = config.questions_per_step * config.fit.accumulate
+
+    def minutes() -> float | None:
+        passages = 1 + config.num_negatives
+        tokens = estimate.QUESTION_TOKENS + passages * min(config.max_passage_tokens, estimate.PASSAGE_TOKENS)
+        return estimate.encoder_minutes(estimate.shape_of(config.model), config.fit.steps, questions * tokens)
+
+    return [
+        Step("mine", f"{config.mining.depth} passages for all questions"),
+        Step("train", f"{config.fit.steps:,} steps of {questions} questions", minutes),
+    ]
 
 
 def train(config: Config, run: Run) -> Path:

@@ -26,6 +26,7 @@ from gr_components.readers.config import ReadConfig
 from gr_components.readers.fusion import FusionReader, layout_of
 from gr_components.readers.layout import ReaderLayout, reserved_layout
 from gr_components.tokenization import TextTokenizer
+from gr_training import estimate
 from gr_training.card import Provenance, describe, used
 from gr_training.config import STRICT_KEYS, checked_dataclass, to_plain
 from gr_training.fitting import Count, FitConfig
@@ -43,6 +44,7 @@ from gr_training.sources import (
     load_validation,
     texts_of,
 )
+from gr_training.stages import Step
 from gr_training.starts import StartConfig, start_seq2seq
 
 _LANGUAGE = "english"  # of BM25
@@ -93,6 +95,26 @@ class Config:
     start_weight: Annotated[float, Field(ge=0)] = 2.5
     weights: Weights = "float32"
     fit: FitConfig
+
+
+def steps(config: Config) -> list[Step]:
+    """
+    Return what the recipe does, for the plan.
+
+    :param config: The recipe.
+    """
+    passages = config.batches.passages * config.fit.accumulate
+
+    def minutes() -> float | None:
+        read = min(config.lengths.max_passage_tokens, estimate.PASSAGE_TOKENS)
+        written = estimate.ANSWER_TOKENS / (1 + config.batches.num_negatives * config.batches.negative_share)
+        shape, lora = estimate.shape_of_start(config.start), config.start.lora is not None
+        return estimate.writing_minutes(shape, config.fit.steps, passages, read, written, lora)
+
+    return [
+        Step("search", "BM25, all questions"),
+        Step("train", f"{config.fit.steps:,} steps of {passages} passages", minutes),
+    ]
 
 
 def train(config: Config, run: Run) -> Path:

@@ -27,8 +27,9 @@ from gr_components.data.runs import ranked
 from gr_components.evaluation import evaluate_run
 from gr_components.models.pair_scorer_torch import PairScorerModule
 from gr_components.models.resolve import MINILM
+from gr_training import estimate
 from gr_training.card import Provenance, describe, used
-from gr_training.config import STRICT_KEYS, checked_dataclass, to_plain
+from gr_training.config import STRICT_KEYS, ModelName, checked_dataclass, to_plain
 from gr_training.cross_encoder import (
     build_ranker,
     calibrate,
@@ -54,6 +55,7 @@ from gr_training.sources import (
     texts_of,
     weighted_rows,
 )
+from gr_training.stages import Step
 from gr_training.windows import Windows
 
 _PIPELINE_DEPTH = 100  # `candidates` of the pipeline `hybrid`
@@ -90,7 +92,7 @@ class Config:
     """
 
     recipe: Literal["listwise_ce"] = "listwise_ce"
-    model: str = MINILM
+    model: ModelName = MINILM
     layers: Count | None = None
     vocabulary: tuple[str, ...] = ()
     max_tokens: Annotated[int, Field(ge=16)] = 192
@@ -111,6 +113,24 @@ class Config:
     base_weight: Annotated[float, Field(ge=0)] = 0.0
     weights: Literal["full", "int8"] = "full"
     fit: FitConfig
+
+
+def steps(config: Config) -> list[Step]:
+    """
+    Return what the recipe does, for the plan.
+
+    :param config: The recipe.
+    """
+    lists = config.questions_per_step * config.fit.accumulate
+
+    def minutes() -> float | None:
+        shape = estimate.shape_of(config.model, encoder_layers=config.layers)
+        return estimate.pair_minutes(shape, config.fit.steps, lists * (1 + config.num_negatives))
+
+    return [
+        Step("mine", f"{config.mining.depth} passages for all questions"),
+        Step("train", f"{config.fit.steps:,} steps of {lists} lists", minutes),
+    ]
 
 
 def train(config: Config, run: Run) -> Path:

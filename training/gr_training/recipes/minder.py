@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from gr_training.config import STRICT_KEYS, checked_dataclass
-from gr_training.generative.multi_view import MultiViewConfig, train_multi_view
+from gr_training.generative.multi_view import MultiViewConfig, multi_view_steps, train_multi_view
 from gr_training.run import Run
+from gr_training.stages import Step
 
 
 @checked_dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
@@ -18,6 +19,15 @@ class Config(MultiViewConfig):
     """Settings of the recipe."""
 
     recipe: Literal["minder"] = "minder"
+
+
+def steps(config: Config) -> list[Step]:
+    """
+    Return what the recipe does, for the plan.
+
+    :param config: The recipe.
+    """
+    return multi_view_steps(config)
 
 
 def train(config: Config, run: Run) -> Path:

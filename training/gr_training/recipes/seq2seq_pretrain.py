@@ -25,8 +25,9 @@ from gr_components.models.seq2seq.model import Seq2SeqModel
 from gr_components.progress import Reporter
 from gr_components.readers.layout import ReaderLayout, reserved_layout
 from gr_components.tokenization import TextTokenizer
+from gr_training import estimate
 from gr_training.card import DataUse, Provenance, describe
-from gr_training.config import STRICT_KEYS, checked_dataclass, to_plain
+from gr_training.config import STRICT_KEYS, InputFile, checked_dataclass, to_plain
 from gr_training.fitting import Count, FitConfig, Fraction
 from gr_training.generative.identifier_batches import GrammarConfig, IdentifierBatches, grammar_for, identifier_loss
 from gr_training.generative.pairs import PairSampler, PairsConfig
@@ -36,6 +37,7 @@ from gr_training.order import Turn
 from gr_training.reading.batches import reader_batch, reader_loss
 from gr_training.run import Run, identity, publish
 from gr_training.sources import HeldOutConfig, QuestionSet, held_out_texts, local_file
+from gr_training.stages import Step
 from gr_training.starts import StartConfig, start_seq2seq
 from gr_training.text_tasks import TextConfig, make_cloze, read_passages
 
@@ -70,7 +72,7 @@ class Config:
     text: tuple[TextConfig, ...]
     held_out: tuple[HeldOutConfig, ...] = ()
     validation: TextConfig
-    vocabulary: tuple[str, ...] = ()
+    vocabulary: tuple[InputFile, ...] = ()
     grammar: GrammarConfig = field(default_factory=GrammarConfig)
     pairs: PairsConfig = field(default_factory=lambda: PairsConfig(query=0, unsupervised=1.0))
     cloze: Fraction = 0.5
@@ -85,6 +87,25 @@ class Config:
         if self.pairs.query:
             msg = "pairs.query must be 0: plain text has no questions."
             raise ValueError(msg)
+
+
+def steps(config: Config) -> list[Step]:
+    """
+    Return what the recipe does, for the plan.
+
+    :param config: The recipe.
+    """
+    sources = config.sources_per_step * config.fit.accumulate
+
+    def minutes() -> float | None:
+        shape, lora = estimate.shape_of_start(config.start), config.start.lora is not None
+        identifiers = config.pairs.body + config.pairs.title
+        spans = estimate.likelihood_minutes(shape, config.fit.steps, sources, identifiers, lora)
+        read = min(config.max_passage_tokens, estimate.PASSAGE_TOKENS)
+        cloze = estimate.writing_minutes(shape, config.fit.steps, sources, read, estimate.ANSWER_TOKENS, lora)
+        return None if spans is None or cloze is None else (1 - config.cloze) * spans + config.cloze * cloze
+
+    return [Step("train", f"{config.fit.steps:,} steps of {sources} sources", minutes)]
 
 
 def train(config: Config, run: Run) -> Path:
