@@ -276,7 +276,7 @@ def main() -> None:
         names.append(f"{name}-{options.seed}")
         if not (collection.eval / f"{names[-1]}.run.gz").is_file():
             search(collection, names[-1], str(model), {}, untrained=False)
-    beside = [name for name in ("bm25", "bm25q", "dense", "untrained", f"dgr-{options.seed}-constant")
+    beside = [name for name in ("bm25", "bm25q", "dense", "untrained", "words", f"dgr-{options.seed}-constant")
               if (collection.eval / f"{name}.run.gz").is_file()]  # fmt: skip
     table(collection, names, names[0], fuse=False, beside=beside)
 
