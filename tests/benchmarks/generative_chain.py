@@ -94,9 +94,12 @@ def _joint(trained: bool = False, **changes: str) -> Variant:
     return Variant({"recipe": "joint_generative", **own}, ("train", "mine-1"), ("joint-1",), "joint_generative.yaml")
 
 
+_RETRIEVER = "{pattern: '^retriever[.](hf[.]decoder|copy)[.]', factor: 2}"
+
+
 _TRAINED_RANKER = {
     "ranker.model": "package:gr_pipelines/models/ranker", "ranker.build": "null", "head_start": "0",
-    "fit.groups": r"[{pattern: '^retriever\.(hf\.decoder|copy)\.', factor: 2}]",
+    "fit.groups": f"[{_RETRIEVER}]",
 }  # fmt: skip
 _FITTED = ("listnet", "kl", "margin_mse")  # to the scores of teachers, not only to their order
 MINDER = Variant({}, (), ("train",))
@@ -149,6 +152,9 @@ TABLES: dict[str, dict[str, Variant]] = {
         "joint": _joint(),
         "joint-ranker-one-way": _joint(trained=True, mutual_weight="0"),
         "joint-ranker": _joint(trained=True),
+        "joint-ranker-slow": _joint(
+            trained=True, **{"fit.groups": f"[{{pattern: '^ranker[.]', factor: 0.1}}, {_RETRIEVER}]"}
+        ),
     },
 }
 
