@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gr_components.document_stores.local import LocalDocumentStore
 from gr_components.progress import Reporter, Silent, Task
@@ -47,7 +47,20 @@ def embed_pending(
         while chunk := list(islice(pending, _CHUNK)):
             numbers = [number for number, _ in chunk]
             texts = [document_text(document, meta_fields, separator) for _, document in chunk]
-            vectors_BE = encoder.encode(texts, prefix=prefix, batch_size=batch_size, kind="documents")
+            vectors_BE = encoder.encode(
+                texts, prefix=prefix, batch_size=batch_size, report=_Within(task), kind="documents"
+            )
             written += store.write_vectors(index, numbers, vectors_BE, model_fingerprint=encoder.fingerprint)
-            task.advance(len(chunk))
     return written
+
+
+class _Within:
+    """Passes the steps of an inner task on to the outer one: a chunk may take minutes."""
+
+    def __init__(self, task: Task) -> None:
+        self._task, self._step = task, 0
+
+    def event(self, name: str, **fields: Any) -> None:
+        if fields["step"] > self._step:
+            self._task.advance(fields["step"] - self._step)
+            self._step = fields["step"]

@@ -1,5 +1,7 @@
 """DocumentEmbedder and DenseIndexer: the contract of components, vectors, stored fingerprints, bad input."""
 
+import json
+
 import numpy as np
 import pytest
 from haystack import Document, Pipeline
@@ -10,8 +12,10 @@ from haystack.utils import ComponentDevice
 from gr_components.document_stores.local import LocalDocumentStore
 from gr_components.embedders.document import DocumentEmbedder
 from gr_components.embedders.indexer import DenseIndexer
+from gr_components.embedders.pending import embed_pending
 from gr_components.errors import ConfigError, DataError, SearchIndexError
 from gr_components.models.text_encoder import load_text_encoder
+from gr_components.progress import JsonLines
 from gr_components.testing import ComponentContract
 
 _CPU = ComponentDevice.from_str("cpu")
@@ -164,3 +168,12 @@ def test_the_indexer_follows_the_writer_in_a_pipeline(store, tiny_encoder):
 def test_only_local_stores_are_indexed():
     with pytest.raises(ConfigError, match="document_store must be a LocalDocumentStore, got str"):
         DenseIndexer(document_store="folder")
+
+
+def test_progress_is_that_of_batches(store, tiny_encoder, tmp_path):
+    store.write_documents([Document(id=str(n), content=f"Passage {n}.") for n in range(40)])
+    encoder = load_text_encoder(str(tiny_encoder), device="cpu")
+    assert embed_pending(store, encoder, batch_size=16, report=JsonLines(tmp_path / "progress.jsonl")) == 40
+    events = [json.loads(line) for line in (tmp_path / "progress.jsonl").read_text().splitlines()]
+    assert {(event["event"], event["total"]) for event in events} == {("index dense", 40)}
+    assert [event["step"] for event in events] == [0, 16, 32, 40, 40]
