@@ -12,9 +12,12 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from gr_components.cli import main
 from gr_components.models.resolve import MINILM, resolve_model
 
 
@@ -31,6 +34,32 @@ def load_script() -> Callable[[Path], ModuleType]:
         return module
 
     return load
+
+
+@pytest.fixture(scope="session")
+def gr() -> Callable[..., Any]:
+    """Runs `gr` with arguments, which must succeed; returns click's result."""
+
+    def run(*arguments: object) -> Any:
+        result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+        if result.exit_code != 0:
+            raise AssertionError(result.stderr) from result.exception
+        return result
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def refused() -> Callable[..., str]:
+    """Runs `gr` with arguments that it must refuse; returns what it says, which is no traceback."""
+
+    def run(*arguments: object) -> str:
+        result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+        assert result.exit_code == 2, result.output
+        assert "Traceback" not in result.stderr
+        return result.stderr
+
+    return run
 
 
 @contextmanager

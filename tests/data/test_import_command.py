@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 
-from gr_components.cli import main
 from gr_components.data import Passage, Question, read_corpus, read_dpr, read_dpr_passages, read_qrels, read_questions
 from gr_components.data.imports import import_dpr
 from gr_components.errors import DataError
@@ -67,19 +65,6 @@ def wikipedia(path: Path) -> Path:
     return path
 
 
-def gr(*arguments: object) -> Result:
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    if result.exit_code != 0:
-        raise AssertionError(result.stderr) from result.exception
-    return result
-
-
-def refused(*arguments: object) -> str:
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    assert result.exit_code == 2, result.output
-    return result.stderr
-
-
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
 
@@ -88,7 +73,7 @@ def corpus(out: Path) -> list[tuple[str, str, str]]:
     return [(passage.id, passage.text, passage.title) for passage in read_corpus(out / "corpus.jsonl.gz")]
 
 
-def test_dpr_with_all_passages_and_a_second_split(tmp_path):
+def test_dpr_with_all_passages_and_a_second_split(gr, tmp_path):
     out, train = tmp_path / "data", packed(tmp_path / "biencoder-nq-train.json.gz", json.dumps(TRAIN, indent=4))
     dev = plain(tmp_path / "biencoder-nq-dev.json", json.dumps([entry("and moses", [2], [3], "psg_id")]))
     passages = wikipedia(tmp_path / "psgs_w100.tsv.gz")
@@ -110,7 +95,7 @@ def test_dpr_with_all_passages_and_a_second_split(tmp_path):
     assert read_qrels(out / "qrels.dev.tsv.gz") == {"biencoder-nq-dev-0": {"2": 1}}
 
 
-def test_dpr_without_passages_takes_those_of_the_examples_and_adds_those_of_the_next_split(tmp_path):
+def test_dpr_without_passages_takes_those_of_the_examples_and_adds_those_of_the_next_split(gr, tmp_path):
     out = tmp_path / "data"
     other = entry("who was aaron", [1], [3])
     other["hard_negative_ctxs"][0]["text"] = "Another text"
@@ -125,7 +110,7 @@ def test_dpr_without_passages_takes_those_of_the_examples_and_adds_those_of_the_
     assert corpus(out)[3] == PASSAGES[3]
 
 
-def test_dpr_refuses_what_does_not_fit_and_writes_nothing(tmp_path):
+def test_dpr_refuses_what_does_not_fit_and_writes_nothing(refused, tmp_path):
     out, passages = tmp_path / "data", wikipedia(tmp_path / "psgs.tsv.gz")
     strange = entry("who?", [1], [])
     strange["positive_ctxs"][0]["passage_id"] = "99"
@@ -144,7 +129,7 @@ def test_dpr_refuses_what_does_not_fit_and_writes_nothing(tmp_path):
     assert names(out) == []
 
 
-def test_nothing_is_replaced(tmp_path):
+def test_nothing_is_replaced(gr, refused, tmp_path):
     out, passages = tmp_path / "data", wikipedia(tmp_path / "psgs.tsv.gz")
     train = plain(tmp_path / "t.json", json.dumps(TRAIN))
     command = ("import", "dpr", train, "--out", out, "--quiet", "--split")
@@ -220,7 +205,7 @@ def msmarco(folder: Path) -> list[object]:
     return ["import", "msmarco", *given, "--out", folder / "data", "--quiet", "--split"]
 
 
-def test_msmarco(tmp_path):
+def test_msmarco(gr, refused, tmp_path):
     command, out = msmarco(tmp_path), tmp_path / "data"
     assert "has no corpus yet: name the collection, --collection FILE" in refused(*command, "train")
     said = gr(*command, "train", "--collection", tmp_path / "collection.tsv").stdout
@@ -248,7 +233,7 @@ def test_msmarco(tmp_path):
         ("collection", "0\ta\n1\n", "collection.tsv, line 2: expected 2 or 4 columns between tabs, got 1"),
     ],
 )
-def test_msmarco_refuses_what_does_not_fit(tmp_path, name, text, message):
+def test_msmarco_refuses_what_does_not_fit(refused, tmp_path, name, text, message):
     command = msmarco(tmp_path)
     plain(tmp_path / f"{name}.tsv", text)
     assert message in refused(*command, "train", "--collection", tmp_path / "collection.tsv")
@@ -265,7 +250,7 @@ def beir(folder: Path) -> Path:
     return folder
 
 
-def test_beir_splits_share_a_file_of_questions(tmp_path):
+def test_beir_splits_share_a_file_of_questions(gr, refused, tmp_path):
     folder, out = beir(tmp_path / "nfcorpus"), tmp_path / "data"
     for split, ids in (("train", ["q1"]), ("dev", ["q2"])):
         gr("import", "beir", folder, "--out", out, "--split", split, "--quiet")
@@ -278,7 +263,7 @@ def test_beir_splits_share_a_file_of_questions(tmp_path):
 
 
 @pytest.mark.parametrize("recipe", sorted(path.stem for path in BASE.glob("*.yaml") if path.stem != "seq2seq_pretrain"))
-def test_base_recipes_read_what_was_written(tmp_path, recipe):
+def test_base_recipes_read_what_was_written(gr, tmp_path, recipe):
     out = tmp_path / "data"
     for split, entries in (("train", TRAIN), ("dev", [entry("and moses", [2], [3])])):
         given = plain(tmp_path / f"biencoder-nq-{split}.json", json.dumps(entries))

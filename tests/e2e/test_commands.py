@@ -1,12 +1,13 @@
 """Index, search, ask, evaluate through the real commands, on a slice of the shipped corpus."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
 from gr_components.cli import main
 from gr_components.data import Passage, read_run, write_corpus, write_qrels, write_questions
@@ -18,26 +19,12 @@ QUICK = ("--indexes", "lexical,dense", "--quiet")
 QUESTION = "What stadium hosted Super Bowl 50?"
 
 
-def gr(*arguments: object) -> Result:
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    if result.exit_code != 0:
-        raise AssertionError(result.stderr) from result.exception
-    return result
-
-
-def refused(*arguments: object) -> str:
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    assert result.exit_code == 2, result.output
-    assert "Traceback" not in result.stderr
-    return result.stderr
-
-
 def passages() -> list[Passage]:
     return data.corpus(with_queries=True)[:PASSAGES]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(gr, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A corpus, test questions of its passages, their judgements, and a store with the lexical and the dense index."""
     folder = tmp_path_factory.mktemp("e2e")
     write_corpus(folder / "docs.jsonl.gz", passages())
@@ -59,18 +46,23 @@ def state(store: Path) -> dict[str, tuple[int, int]]:
         opened.close()
 
 
-def search(pipeline: str, store: Path, query: str, *options: object) -> list[dict[str, Any]]:
-    result = gr("search", pipeline, "--store", store, query, "--json", *options)
-    lines = result.stdout.splitlines()
-    assert len(lines) == 1
-    found = json.loads(lines[0])
-    assert list(found) == ["documents"]
-    documents: list[dict[str, Any]] = found["documents"]
-    return documents
+@pytest.fixture
+def search(gr: Callable[..., Any]) -> Callable[..., list[dict[str, Any]]]:
+    """Runs `gr search PIPELINE --store STORE QUERY --json`; returns the documents."""
+
+    def run(pipeline: str, store: Path, query: str, *options: object) -> list[dict[str, Any]]:
+        lines = gr("search", pipeline, "--store", store, query, "--json", *options).stdout.splitlines()
+        assert len(lines) == 1
+        found = json.loads(lines[0])
+        assert list(found) == ["documents"]
+        documents: list[dict[str, Any]] = found["documents"]
+        return documents
+
+    return run
 
 
 @pytest.mark.parametrize("pipeline", ["bm25", "dense"])
-def test_search(folder: Path, pipeline: str) -> None:
+def test_search(search, folder: Path, pipeline: str) -> None:
     documents = search(pipeline, folder / "store", QUESTION, "--top-k", 3)
     assert len(documents) == 3
     assert all(document["title"] == "Super Bowl 50" for document in documents)
@@ -80,31 +72,31 @@ def test_search(folder: Path, pipeline: str) -> None:
     assert scores == sorted(scores, reverse=True)
 
 
-def test_search_for_people(folder: Path) -> None:
+def test_search_for_people(gr, folder: Path) -> None:
     lines = gr("search", "bm25", "--store", folder / "store", QUESTION).stdout.splitlines()
     assert lines[0].split()[0] == "1"
     assert "Super Bowl 50" in lines[0]
 
 
-def test_filters(folder: Path) -> None:
+def test_filters(search, folder: Path) -> None:
     wanted = passages()[5].id
     keep = json.dumps({"field": "id", "operator": "==", "value": wanted})
     for pipeline in ("bm25", "dense"):
         assert [d["id"] for d in search(pipeline, folder / "store", passages()[5].text, "--filters", keep)] == [wanted]
 
 
-def test_top_k_zero_and_an_empty_query_find_nothing(folder: Path) -> None:
+def test_top_k_zero_and_an_empty_query_find_nothing(search, folder: Path) -> None:
     assert search("bm25", folder / "store", QUESTION, "--top-k", 0) == []
     assert search("bm25", folder / "store", "") == []
     assert search("dense", folder / "store", "  ") == []
 
 
-def test_query_text_is_never_query_syntax(folder: Path) -> None:
+def test_query_text_is_never_query_syntax(search, folder: Path) -> None:
     for query in ('title:"Super" AND (', "[a TO b] *:* --", "'; DROP TABLE documents; --", "super~2^3 \\"):
         search("bm25", folder / "store", query)
 
 
-def test_eval_writes_run_and_metrics(folder: Path, tmp_path: Path) -> None:
+def test_eval_writes_run_and_metrics(gr, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     gr(
         "eval", "bm25", "--store", folder / "store", "--queries", folder / "questions.jsonl",
@@ -121,27 +113,29 @@ def test_eval_writes_run_and_metrics(folder: Path, tmp_path: Path) -> None:
     assert not (out / "answers.jsonl").exists()
 
 
-def test_eval_without_judgements_writes_only_the_run(folder: Path, tmp_path: Path) -> None:
+def test_eval_without_judgements_writes_only_the_run(gr, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     gr("eval", "bm25", "--store", folder / "store", "--queries", folder / "questions.jsonl", "--out", out, "--quiet")
     assert [path.name for path in out.iterdir()] == ["run.trec"]
 
 
-def test_eval_refuses_an_unknown_measure_before_it_searches(folder: Path, tmp_path: Path) -> None:
+def test_eval_refuses_an_unknown_measure_before_it_searches(refused, folder: Path, tmp_path: Path) -> None:
     asked = ("--queries", folder / "questions.jsonl", "--qrels", folder / "qrels.tsv", "--out", tmp_path / "out")
     message = refused("eval", "bm25", "--store", folder / "store", *asked, "--measure", "nDGC@10", "--quiet")
     assert "'nDGC@10' is no measure of ir-measures" in message
     assert not (tmp_path / "out").exists()
 
 
-def test_indexing_again_changes_nothing(folder: Path) -> None:
+def test_indexing_again_changes_nothing(gr, folder: Path) -> None:
     before = state(folder / "store")
     result = gr("index", folder / "docs.jsonl.gz", "--store", folder / "store", "--indexes", "lexical,dense", "--quiet")
     assert state(folder / "store") == before
     assert f"{PASSAGES} documents read, 0 new" in result.stdout
 
 
-def test_indexing_a_changed_corpus_encodes_only_what_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_indexing_a_changed_corpus_encodes_only_what_changed(
+    search, gr, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from gr_components.models.text_encoder import TextEncoder
 
     encoded: list[str] = []
@@ -168,7 +162,7 @@ def test_indexing_a_changed_corpus_encodes_only_what_changed(tmp_path: Path, mon
     assert search("dense", store, "volcanoes on an island")[0]["id"] == "new"
 
 
-def test_a_folder_of_text_files(tmp_path: Path) -> None:
+def test_a_folder_of_text_files(search, gr, tmp_path: Path) -> None:
     (tmp_path / "notes" / "deep").mkdir(parents=True)
     (tmp_path / "notes" / "deep" / "old_letters.md").write_text("About glaciers.\n" * 3, encoding="utf-8")
     (tmp_path / "notes" / "b.txt").write_text("volcano " * 250, encoding="utf-8")
@@ -178,7 +172,7 @@ def test_a_folder_of_text_files(tmp_path: Path) -> None:
     assert {d["id"] for d in search("bm25", tmp_path / "store", "volcano")} == {"b.txt#1", "b.txt#2", "b.txt#3"}
 
 
-def test_refusals_are_one_message(folder: Path, tmp_path: Path) -> None:
+def test_refusals_are_one_message(refused, folder: Path, tmp_path: Path) -> None:
     store = folder / "store"
     assert "There is no store" in refused("search", "bm25", "--store", tmp_path / "none", "x")
     assert "There is no pipeline 'bm26'. Did you mean 'bm25'?" in refused("search", "bm26", "--store", store, "x")
@@ -191,7 +185,9 @@ def test_refusals_are_one_message(folder: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "s").exists()
 
 
-def test_malformed_lines_name_file_and_line_and_what_was_read_before_is_kept(tmp_path: Path) -> None:
+def test_malformed_lines_name_file_and_line_and_what_was_read_before_is_kept(
+    search, gr, refused, tmp_path: Path
+) -> None:
     corpus, store = tmp_path / "docs.jsonl", tmp_path / "store"
     lines = [json.dumps({"id": str(n), "text": f"volcano number {n}"}) for n in range(1, 701)]
     corpus.write_text("\n".join([*lines[:600], '{"id": "601", "text":', *lines[601:]]), encoding="utf-8")
@@ -203,14 +199,14 @@ def test_malformed_lines_name_file_and_line_and_what_was_read_before_is_kept(tmp
     assert search("bm25", store, "number 601")[0]["id"] == "601"
 
 
-def test_an_unknown_filter_field_is_named(folder: Path) -> None:
+def test_an_unknown_filter_field_is_named(gr, folder: Path) -> None:
     filters = json.dumps({"operator": "AND", "conditions": [{"field": "meta.titel", "operator": "==", "value": "x"}]})
     result = gr("search", "bm25", "--store", folder / "store", QUESTION, "--filters", filters, "--json")
     assert json.loads(result.stdout) == {"documents": []}
     assert "No document has the field 'titel'. Did you mean 'title'?" in result.stderr
 
 
-def test_documents_without_text_are_kept_and_never_found(tmp_path: Path) -> None:
+def test_documents_without_text_are_kept_and_never_found(search, gr, tmp_path: Path) -> None:
     corpus, store = tmp_path / "docs.jsonl", tmp_path / "store"
     corpus.write_text('{"id": "1", "title": "", "text": ""}\n{"id": "2", "text": "volcano"}\n', encoding="utf-8")
     assert "2 documents read, 2 new, 2 in the store" in gr("index", corpus, "--store", store, *QUICK).stdout
@@ -219,7 +215,7 @@ def test_documents_without_text_are_kept_and_never_found(tmp_path: Path) -> None
     assert "behind" not in gr("index", "--store", store, *QUICK).stdout
 
 
-def test_another_model_is_refused_until_the_index_is_rebuilt(tmp_path: Path, minilm: Path) -> None:
+def test_another_model_is_refused_until_the_index_is_rebuilt(search, gr, refused, tmp_path: Path, minilm: Path) -> None:
     from gr_components.models.text_encoder_torch import TextEncoderModule
 
     other = tmp_path / "other"
@@ -238,7 +234,7 @@ def test_another_model_is_refused_until_the_index_is_rebuilt(tmp_path: Path, min
     assert len(search("dense", store, QUESTION, "--set", f"dense_model={other}")) == 3
 
 
-def test_an_id_in_two_files_is_refused(tmp_path: Path) -> None:
+def test_an_id_in_two_files_is_refused(refused, tmp_path: Path) -> None:
     for name in ("a.jsonl", "b.jsonl"):
         (tmp_path / name).write_text('{"id": "1", "text": "x"}\n', encoding="utf-8")
     message = refused("index", tmp_path / "a.jsonl", tmp_path / "b.jsonl", "--store", tmp_path / "s", "--quiet")
@@ -247,7 +243,7 @@ def test_an_id_in_two_files_is_refused(tmp_path: Path) -> None:
     assert "b.jsonl" in message
 
 
-def test_pipelines_show_and_check(tmp_path: Path, folder: Path) -> None:
+def test_pipelines_show_and_check(search, gr, tmp_path: Path, folder: Path) -> None:
     mine = tmp_path / "mine.yaml"
     mine.write_text(gr("pipelines", "show", "bm25").stdout, encoding="utf-8")
     gr("pipelines", "check", mine)
@@ -259,7 +255,7 @@ def test_pipelines_show_and_check(tmp_path: Path, folder: Path) -> None:
     assert json.loads(result.stdout)["documents"]
 
 
-def test_a_folder_without_a_store_is_an_error_and_stays_as_it_is(folder: Path, tmp_path: Path) -> None:
+def test_a_folder_without_a_store_is_an_error_and_stays_as_it_is(gr, refused, folder: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     (other / "notes.txt").write_text("volcano", encoding="utf-8")
@@ -283,7 +279,7 @@ def test_a_folder_without_a_store_is_an_error_and_stays_as_it_is(folder: Path, t
 
 
 def test_verify_writes_nothing_and_is_no_file_name(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    gr, refused, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert "lexical" in gr("index", "--store", folder / "store", "--verify").stdout
@@ -294,7 +290,7 @@ def test_verify_writes_nothing_and_is_no_file_name(
     assert "1 documents read, 1 new" in gr("index", "verify", "--store", "s", "--indexes", "lexical", "--quiet").stdout
 
 
-def test_interrupted_indexing_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_indexing_goes_on_where_it_was(gr, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from gr_components.embedders import pending
     from gr_components.models.text_encoder import TextEncoder
 
@@ -337,7 +333,7 @@ def test_interrupted_indexing_goes_on_where_it_was(tmp_path: Path, monkeypatch: 
         (b'{"id": "3", "text": "a", "queries": "no list"}', "queries"),
     ],
 )
-def test_a_bad_line_is_named(tmp_path: Path, line: bytes, problem: str) -> None:
+def test_a_bad_line_is_named(refused, tmp_path: Path, line: bytes, problem: str) -> None:
     corpus, store = tmp_path / "docs.jsonl", tmp_path / "store"
     corpus.write_bytes(b'{"id": "1", "text": "volcano"}\n{"id": "2", "text": "b"}\n' + line + b"\n")
     message = refused("index", corpus, "--store", store, "--indexes", "lexical", "--quiet")
