@@ -25,7 +25,7 @@ from gr_components.data import (
 from gr_components.data.candidates import file_hash
 from gr_components.errors import ConfigError, DataError
 from gr_components.models.resolve import resolve_model
-from gr_components.packages import SCHEME
+from gr_components.packages import SCHEME, located
 from gr_components.progress import Reporter, Silent
 from gr_training.config import STRICT_KEYS, InputFile, checked_dataclass
 from gr_training.held_out import without_leaking_queries, without_leaks
@@ -127,13 +127,10 @@ def local_file(path: str) -> Path:
     :param path: A path, relative to the working directory, or `package:NAME/FILE`.
     :raises DataError: If there is no such file.
     """
-    if path.startswith(SCHEME):
-        folder, _, name = path.rpartition("/")
-        found = resolve_model(folder if "/" in folder else f"{folder}/.") / name
-    else:
-        found = Path(path).expanduser()
+    found = located(path)
     if not found.is_file():
-        msg = f"There is no file '{path}' (looked for '{found.absolute()}')."
+        place = "" if path.startswith(SCHEME) else f" (looked for '{found.absolute()}')"
+        msg = f"There is no file '{path}'{place}."
         raise DataError(msg)
     return found
 
